@@ -1,0 +1,1 @@
+"""Pipeline steps: plain functions, files in and files out. Never imports kfp."""

@@ -1,0 +1,3 @@
+"""Troika: data, algorithm and compute pull together to train, judge and serve generative models."""
+
+__version__ = "0.1.0"

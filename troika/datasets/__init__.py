@@ -1,0 +1,1 @@
+"""Image datasets: the folder contract, the sources they come from, the checks they pass."""

@@ -1,0 +1,68 @@
+"""Every error that Troika raises on purpose; each message names what is wrong and what would be right.
+
+TroikaError
+├── ParameterError     a value in params.yaml, on the command line or in the run form
+├── DatasetError       images, labels or a dataset folder
+├── CheckpointError    a checkpoint folder
+├── BundleError        a model bundle: missing, changed or foreign files
+├── NotApprovedError   the gate has not promoted exactly this bundle
+├── StoreError         the model store
+├── ReleaseError       the Git pointer
+│   └── SupersededError    somebody else has released in the meantime
+└── ServingError       Triton and its client
+    ├── PortInUseError     an asked-for port is taken
+    ├── ServerError        the server cannot be reached or failed
+    └── RequestError       the request itself is wrong; repeating it cannot help
+"""
+
+
+class TroikaError(Exception):
+    """Base of all errors that are meant to be read by the user; commands print it without a traceback."""
+
+
+class ParameterError(TroikaError):
+    """A parameter is unknown, missing, of the wrong type or out of range."""
+
+
+class DatasetError(TroikaError):
+    """Images or labels cannot be used, or a dataset folder is not what its `dataset.json` says."""
+
+
+class CheckpointError(TroikaError):
+    """A checkpoint folder is incomplete or not of the expected model."""
+
+
+class BundleError(TroikaError):
+    """A bundle's files are not exactly those of its manifest."""
+
+
+class NotApprovedError(TroikaError):
+    """There is no `promote` verdict for exactly this bundle."""
+
+
+class StoreError(TroikaError):
+    """The model store cannot be written or read, or already holds something else under this name."""
+
+
+class ReleaseError(TroikaError):
+    """The Git pointer cannot be read or moved."""
+
+
+class SupersededError(ReleaseError):
+    """Another release has been made since this one was decided; it is not overwritten."""
+
+
+class ServingError(TroikaError):
+    """Something on the way from a released bundle to an image failed."""
+
+
+class PortInUseError(ServingError):
+    """A port that was asked for by number is taken."""
+
+
+class ServerError(ServingError):
+    """The server did not start, cannot be reached, or failed to answer."""
+
+
+class RequestError(ServingError):
+    """The server (or the client before it) refused the request because of its content."""

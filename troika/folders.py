@@ -1,0 +1,59 @@
+"""Files and folders that appear whole or not at all, and digests of them."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from troika.errors import TroikaError
+
+
+@contextmanager
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`; on success it takes the place of `folder`, on error it is removed.
+
+    Raises:
+        TroikaError: the parent folder cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise TroikaError(f"cannot write {folder}: {error.strerror}; give a folder that you may write") from None
+    try:
+        yield new
+        new.chmod(0o755)
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        os.replace(new, folder)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write `text` to `path` in one step: a reader sees the old content or the new, never half of it.
+
+    Raises:
+        TroikaError: the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise TroikaError(f"cannot write {path}: {error.strerror}; give a path that you may write") from None
+
+
+def sha256_file(path: Path) -> str:
+    """`sha256:<hex>` of a file's bytes."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"

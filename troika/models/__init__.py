@@ -1,0 +1,1 @@
+"""Generative model families behind one contract."""

@@ -1,0 +1,102 @@
+"""Parameters: `params.yaml` -> one frozen, strictly typed object per step.
+
+Does not hold any default: those stand in `params.yaml`, and only there.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from troika.errors import ParameterError
+
+
+class Params(BaseModel):
+    """Base of all parameter groups: immutable, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str) -> Self:
+        """Check `values` against this type.
+
+        Args:
+            values: plain data, as read from YAML or JSON.
+            where: how an error message names the group, such as `params.yaml: train`.
+
+        Raises:
+            ParameterError: names every key that is unknown, missing or of the wrong type, and what is expected.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            problems = "\n".join(f"  - {_explain(problem, cls)}" for problem in error.errors())
+            raise ParameterError(f"{where} is not valid:\n{problems}") from None
+
+
+def _explain(problem: Any, cls: type[Params]) -> str:
+    key = ".".join(str(part) for part in problem["loc"]) or "(all)"
+    if problem["type"] == "extra_forbidden":
+        known = cls.model_fields if len(problem["loc"]) == 1 else None
+        hint = f"; known keys: {', '.join(known)}" if known else ""
+        return f"{key}: unknown key{hint}"
+    if problem["type"] == "missing":
+        return f"{key}: missing, and there is no hidden default"
+    message = problem["msg"].removeprefix("Value error, ")
+    got = "" if problem["type"] == "value_error" else f" (got {problem['input']!r})"
+    return f"{key}: {message}{got}"
+
+
+def read_params(path: Path) -> dict[str, dict[str, Any]]:
+    """Read a whole parameter file: section name (= step name) -> plain values.
+
+    Raises:
+        ParameterError: the file is missing, is not YAML, or a section is not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParameterError(f"parameter file {path} does not exist; give --params FILE") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParameterError(f"parameter file {path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
+        raise ParameterError(f"parameter file {path} must hold one section of `key: value` lines per step")
+    return content
+
+
+def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with `changes` laid over them, group by group; neither argument is altered.
+
+    Whole numbers that arrive as floats (Kubeflow hands over every number of a `dict` that way) become
+    integers again; a float parameter takes an integer, so nothing is lost.
+    """
+    merged = dict(values)
+    for key, change in changes.items():
+        old = merged.get(key)
+        if isinstance(change, Mapping):
+            merged[key] = merge(old if isinstance(old, Mapping) else {}, change)
+        elif isinstance(change, float) and change.is_integer():
+            merged[key] = int(change)
+        else:
+            merged[key] = change
+    return merged
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """Turn `["steps=100", "presets.r3gan.latent_size=32"]` into nested values; the right side is YAML.
+
+    Raises:
+        ParameterError: an entry has no `=`, or no key before it.
+    """
+    changes: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ParameterError(f"--set {assignment!r}: expected KEY=VALUE, such as steps=100")
+        value: Any = yaml.safe_load(text)
+        for part in reversed(key.strip().split(".")):
+            value = {part: value}
+        changes = merge(changes, value)
+    return changes

@@ -1,0 +1,1 @@
+"""From an approved bundle to a Git pointer: bundle, store, release."""

@@ -1,0 +1,1 @@
+"""From a Git pointer to images: fetch, Triton, client. Never imports torch, tensorflow or kfp."""
