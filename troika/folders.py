@@ -22,7 +22,9 @@ def replace_folder(folder: Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
-        raise TroikaError(f"cannot write {folder}: {error.strerror}; give a folder that you may write") from None
+        raise TroikaError(
+            f"cannot write {folder}: {error.strerror}; give a folder that you may write"
+        ) from None
     try:
         yield new
         new.chmod(0o755)
@@ -57,3 +59,17 @@ def sha256_file(path: Path) -> str:
     """`sha256:<hex>` of a file's bytes."""
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def check_writable(folder: Path, name: str) -> None:
+    """Make `folder` and make sure that a file can be written there, before hours of work depend on it.
+
+    Raises:
+        TroikaError: it cannot; `name` says which option it comes from.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise TroikaError(f"{name}: cannot write {folder}: {error.strerror}; give a folder that you may write") from None

@@ -1,0 +1,56 @@
+"""Release a model: point Git at a published bundle. The only writer of the Git pointer.
+
+Does not touch a cluster: whatever follows the repository (Argo CD, Flux, `troika serve`) does.
+"""
+
+import json
+from pathlib import Path
+
+from pydantic import Field
+
+from components.step import run_step
+from troika.errors import ReleaseError
+from troika.folders import write_atomic
+from troika.params import Params
+from troika.releases.pointer import release as move_pointer
+from troika.releases.store import PublishedModel
+
+
+class ReleaseModelParams(Params):
+    """Section `release_model` of params.yaml."""
+
+    branch: str
+    attempts: int = Field(ge=1)
+
+
+def release_model(
+    published: Path, release: Path, remote: str, environment: str, params: ReleaseModelParams
+) -> None:
+    """Make one commit that changes one file, unless that is what Git already says.
+
+    Args:
+        published: file that publish_model wrote.
+        release: JSON file to write: version, digest, previous digest, commit.
+        remote: URL or folder of the Git repository that the serving side follows.
+        environment: overlay whose release.yaml is changed, such as local, staging or production.
+        params: section `release_model`.
+
+    Raises:
+        SupersededError: another model has been released there in the meantime.
+        ReleaseError: Git refuses, or cannot be reached.
+    """
+    try:
+        record = json.loads(published.read_text(encoding="utf-8"))
+        verdict_sha256 = record.pop("verdict_sha256")
+        entry = PublishedModel(**record)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ReleaseError(f"{published} is not what publish_model writes ({error})") from None
+    made, commit, created = move_pointer(
+        remote, environment, entry, verdict_sha256, branch=params.branch, attempts=params.attempts
+    )
+    write_atomic(release, json.dumps({**made.model_dump(), "commit": commit}, indent=1) + "\n")
+    print(f"{environment}: version {made.version} {'released' if created else 'is already released'}, commit {commit[:12]}")
+
+
+if __name__ == "__main__":
+    run_step(release_model)

@@ -1,0 +1,173 @@
+"""How a step function becomes a command, and how every driver hands it its parameters.
+
+A step is a function whose `Path` arguments are files and folders, whose `str` arguments are facts of the
+environment (a store, a remote), and whose `params` argument is its section of `params.yaml`.
+"""
+
+import argparse
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from troika.errors import ParameterError, TroikaError
+from troika.releases import local
+from troika.params import Params, merge, parse_assignments, read_params
+
+Step = Callable[..., Any]
+
+
+STEPS = ("prepare_data", "train", "export_model", "evaluate", "publish_model", "release_model")
+"""In the order of the graph; each is a module here, and a section of params.yaml where it has parameters."""
+
+
+def params_type(step: Step) -> type[Params] | None:
+    """The type of a step's `params` argument; None for a step without parameters."""
+    annotation: type[Params] | None = typing.get_type_hints(step).get("params")
+    return annotation
+
+
+def resolve_params(
+    step: Step,
+    *layers: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    where: str = "parameters",
+) -> Any:
+    """Check a step's parameters, later layers laid over earlier ones.
+
+    Args:
+        step: the step whose `params` argument is wanted.
+        layers: values of its section.
+        overrides: values by step name, laid over everything; other steps' are ignored here.
+        where: how an error message names the source of the values.
+
+    Raises:
+        ParameterError: see `Params.parse`; or `overrides` names no step.
+    """
+    check_sections(overrides or {}, "overrides")
+    kind = params_type(step)
+    if kind is None:
+        raise TypeError(f"{step.__name__} has no parameters")
+    values: dict[str, Any] = {}
+    for layer in (*layers, (overrides or {}).get(step.__name__, {})):
+        values = merge(values, layer)
+    return kind.parse(values, f"{where}: {step.__name__}")
+
+
+def check_sections(sections: Mapping[str, Any], where: str) -> None:
+    """Raise ParameterError where a section is not a mapping under the name of a step."""
+    for name, section in sections.items():
+        if name not in STEPS:
+            raise ParameterError(f"{where}: there is no step {name!r}; the steps are {', '.join(STEPS)}")
+        if not isinstance(section, Mapping):
+            raise ParameterError(f"{where}: {name} must hold `key: value` pairs, not {section!r}")
+
+
+def read_sections(path: Path) -> dict[str, dict[str, Any]]:
+    """Read a parameter file and check that its sections are steps.
+
+    Raises:
+        ParameterError: see `read_params`; or a section is of no step.
+    """
+    sections = read_params(path)
+    check_sections(sections, str(path))
+    return sections
+
+
+def section_of(step: Step, sections: Mapping[str, Mapping[str, Any]], path: Path) -> Mapping[str, Any]:
+    """A step's section of a parameter file; ParameterError if it is missing."""
+    if step.__name__ not in sections:
+        raise ParameterError(f"{path}: section {step.__name__!r} is missing")
+    return sections[step.__name__]
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn a TroikaError into one readable line and exit status 1; anything else is a bug and keeps its traceback."""
+    try:
+        yield
+    except TroikaError as error:
+        print(f"error: {error}", flush=True)
+        sys.exit(1)
+
+
+def run_step(step: Step, arguments: list[str] | None = None) -> None:
+    """Run a step as a command: `python -m components.<step> --help`."""
+    signature = inspect.signature(step)
+    hints = typing.get_type_hints(step)
+    docs = _argument_docs(step)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m components.{step.__name__}",
+        description=inspect.getdoc(sys.modules[step.__module__]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"example: python -m components.{step.__name__} "
+        + " ".join(
+            f"--{name.replace('_', '-')} {name.upper()}"
+            for name, argument in signature.parameters.items()
+            if name not in ("params", *_FACTS) and argument.default is argument.empty
+        ),
+    )
+    for name, argument in signature.parameters.items():
+        if name == "params":
+            continue
+        kinds = typing.get_args(hints[name]) if isinstance(hints[name], types.UnionType) else (hints[name],)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=next(kind for kind in kinds if kind is not types.NoneType),
+            required=argument.default is argument.empty and name not in _FACTS,
+            help=docs.get(name, "") + (f" Default: {inspect.getdoc(_FACTS[name])}" if name in _FACTS else ""),
+            metavar="PATH" if Path in kinds else "TEXT",
+        )
+    kind = params_type(step)
+    if kind is not None:
+        parser.add_argument(
+            "--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="default: params.yaml"
+        )
+        parser.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help=f"change one parameter of section {step.__name__}, such as "
+            f"{next(iter(kind.model_fields))}=...; may be repeated",
+        )
+    given = vars(parser.parse_args(arguments))
+    with clear_errors():
+        if kind is not None:
+            path, changes = given["params"], parse_assignments(given.pop("set"))
+            section = section_of(step, read_sections(path), path)
+            given["params"] = resolve_params(step, section, changes, where=str(path))
+        for name, fact in _FACTS.items():
+            if name in signature.parameters and given[name] is None:
+                given[name] = fact()
+        step(**{name: value for name, value in given.items() if value is not None})
+
+
+_FACTS: dict[str, Callable[[], str]] = {
+    "store": local.store_url,
+    "remote": local.release_remote,
+    "environment": local.environment,
+}
+"""Facts of the environment that a step may take, and where they come from when they are not given."""
+
+
+def _argument_docs(step: Step) -> dict[str, str]:
+    """Name -> text, from the `Args:` part of a Google-style docstring."""
+    docs: dict[str, str] = {}
+    name = ""
+    inside = False
+    for line in (inspect.getdoc(step) or "").splitlines():
+        if not line.startswith(" "):
+            inside = line.strip() == "Args:" if line.strip() else inside
+            continue
+        if not inside:
+            continue
+        text = line.strip()
+        if not line.startswith("     ") and ":" in text:
+            name, _, text = text.partition(":")
+        docs[name] = f"{docs.get(name, '')} {text.strip()}".strip()
+    return {name: text.replace("%", "%%") for name, text in docs.items()}

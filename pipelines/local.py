@@ -1,0 +1,172 @@
+"""Run the pipeline on this machine, with KFP's local runner: the same graph and wrappers as on a cluster.
+
+Steps whose code, parameters and inputs have not changed are not run again (KFP's local cache).
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from kfp import local
+
+import components
+import troika
+from components.step import STEPS
+from pipelines.graph import train_and_release
+from troika.errors import TroikaError
+
+_CACHED = STEPS[:-2]
+
+
+class StepFailedError(TroikaError):
+    """A step ended with an error, which it has printed."""
+
+
+@dataclass(frozen=True)
+class LocalRun:
+    """What a finished run left behind."""
+
+    decision: str
+    bundle: Path
+    verdict: Path
+    data_report: Path
+    evaluation_report: Path
+    reused: tuple[str, ...]
+    """Steps that were not run again, since nothing they depend on has changed."""
+
+
+def run_locally(
+    home: Path, sections: Mapping[str, Mapping[str, Any]], arguments: Mapping[str, Any], *, fresh: bool, verbose: bool
+) -> LocalRun:
+    """Run the pipeline in subprocesses of this Python.
+
+    Args:
+        home: folder for artifacts, cache, log and unfinished training.
+        sections: params.yaml.
+        arguments: values of the run form, where they differ from its defaults.
+        fresh: run every step again.
+        verbose: show KFP's own log too; it is always written to `home/run.log`.
+
+    Raises:
+        StepFailedError: a step failed; it names the step and the log.
+    """
+    home = home.resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    # SubprocessRunner ignores the image; its name goes into the cache key, so a change of code is a change of image.
+    pipeline = train_and_release(f"python-local:{_code_digest()}", sections)
+    local.init(
+        runner=local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(home / "runs"),
+        raise_on_error=True,
+        enable_caching=not fresh,
+        cache_root=str(home / "cache"),
+    )
+    os.environ["TROIKA_TRAINING_STATE"] = str(home / "training")
+    log = home / "run.log"
+    with log.open("w", encoding="utf-8") as file, _readable(file, verbose) as screen:
+        try:
+            task = pipeline(**arguments)
+        except RuntimeError as error:
+            failed = screen.executed[-1] if screen.executed else "before the first"
+            raise StepFailedError(f"step {failed} failed; the whole log is in {log}") from error
+    outputs = task.outputs
+    released = "release_model" in screen.executed
+    if released != (outputs["decision"] == "promote"):
+        raise StepFailedError(
+            f"the verdict was {outputs['decision']!r}, but release_model was {'' if released else 'not '}run: "
+            f"KFP has not followed the condition of the graph; the whole log is in {log}"
+        )
+    paths = {name: Path(value.path) for name, value in outputs.items() if hasattr(value, "path")}
+    return LocalRun(
+        decision=outputs["decision"],
+        reused=tuple(name for name in _CACHED if name not in screen.executed),
+        **paths,
+    )
+
+
+def _code_digest() -> str:
+    """Digest of all code that steps are made of."""
+    digest = hashlib.sha256()
+    for package in (components, troika):
+        root = Path(next(iter(package.__path__)))
+        for path in sorted(root.rglob("*")):
+            if path.suffix in (".py", ".j2"):
+                digest.update(f"{package.__name__}/{path.relative_to(root)}\n".encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+_KFP_LINE = re.compile(r"^\d\d:\d\d:\d\d\.\d{3} - [A-Z]+ - (?P<message>.*)$")
+_EXECUTING = re.compile(r"Executing task \S*?'(?P<step>[\w-]+)'")
+_PROGRESS = re.compile(r"^\S+ +\d+% .* left$")
+_EXECUTOR = "[KFP Executor "
+_INPUT_FOLLOWS, _INPUT_ENDS = "Got executor_input:", "    }"
+
+
+class _Screen(io.TextIOBase):
+    """Takes all that KFP prints; puts it into the log, and what the steps themselves say onto the screen.
+
+    KFP indents what comes from a step by four blanks. That begins with the executor's own lines and its input as
+    JSON; what follows, up to KFP's next line with a time stamp, is the step's.
+    """
+
+    def __init__(self, log: TextIO, terminal: TextIO, verbose: bool) -> None:
+        self._log, self._terminal, self._verbose = log, terminal, verbose
+        self._line = self._last = ""
+        self._speaker: Literal["kfp", "input", "step"] = "kfp"
+        self._in_bar = False
+        self.executed: list[str] = []
+        """Steps that were started, in order."""
+
+    def write(self, text: str) -> int:
+        self._log.write(text)
+        self._log.flush()
+        if self._verbose:
+            self._terminal.write(text)
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._listen(line)
+        return len(text)
+
+    def _listen(self, line: str) -> None:
+        text = line.strip()
+        stamped = _KFP_LINE.match(line)
+        if stamped:
+            self._speaker = "kfp"
+            started = _EXECUTING.search(stamped["message"])
+            if started:
+                self.executed.append(started["step"].replace("-", "_"))
+                self._say(self.executed[-1])
+        elif text.startswith(_EXECUTOR):
+            if text.endswith(_INPUT_FOLLOWS):
+                self._speaker = "input"
+        elif self._speaker == "input":
+            if line == _INPUT_ENDS:
+                self._speaker = "step"
+        elif self._speaker == "step" and text:
+            self._say(f"  {text}", bar=bool(_PROGRESS.match(text)))
+
+    def _say(self, text: str, *, bar: bool = False) -> None:
+        if self._verbose or text == self._last:
+            return
+        self._last = text
+        redraw = bar and self._terminal.isatty()
+        if self._in_bar:
+            self._terminal.write("\r\033[K" if redraw else "\n")
+        self._terminal.write(text + ("" if redraw else "\n"))
+        self._terminal.flush()
+        self._in_bar = redraw
+
+
+@contextlib.contextmanager
+def _readable(log: TextIO, verbose: bool) -> Iterator[_Screen]:
+    screen = _Screen(log, sys.stdout, verbose)
+    with contextlib.redirect_stdout(screen):
+        yield screen

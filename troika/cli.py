@@ -1,0 +1,237 @@
+"""The `troika` command: the outermost layer. Each command imports what it needs when it is called."""
+# ruff: noqa: PLC0415
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from troika.errors import ParameterError, TroikaError
+
+app = typer.Typer(
+    help="Train, judge, release and serve generative models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Protocol(StrEnum):
+    """How to talk to Triton."""
+
+    grpc = "grpc"
+    http = "http"
+
+
+Home = Annotated[
+    Path,
+    typer.Option(
+        envvar="TROIKA_HOME", help="Folder for runs, caches, the local model store and the local Git remote."
+    ),
+]
+ParamsFile = Annotated[Path, typer.Option("--params", help="Parameter file.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="STEP.KEY=VALUE", help="Change one parameter; may be repeated."),
+]
+_HOME, _PARAMS = Path(".troika"), Path("params.yaml")
+_STATE_FILE = "server.json"
+_PICTURE_COLUMNS, _PICTURE_COUNT = 10, 100
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Print a TroikaError as one message and exit with 1; anything else is a bug and stays a traceback."""
+    try:
+        yield
+    except TroikaError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo("\nstopped; the same command goes on where this one was", err=True)
+        raise typer.Exit(130) from None
+
+
+@app.command(epilog="Examples:  troika run  |  troika run --preset article  |  troika run --set train.steps=2000")
+def run(
+    preset: Annotated[str | None, typer.Option(help="Training preset.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of training.")] = None,
+    changes: Changes = None,
+    params: ParamsFile = _PARAMS,
+    output: Annotated[Path, typer.Option(help="Folder for the picture and the reports.")] = Path("output"),
+    home: Home = _HOME,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run unchanged steps again, too.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show Kubeflow's own log, too.")] = False,
+) -> None:
+    """Do the whole job: data, training, judgement, release, and images from a real Triton.
+
+    Options that are left out have the values of the parameter file. Exit status 1: a step failed, or the model was
+    not approved and so not released.
+    """
+    with _clear_errors():
+        from pipelines.local import run_locally
+        from troika.folders import check_writable
+        from troika.releases import local
+
+        started = time.monotonic()
+        form = {"preset": preset, "steps": steps, "seed": seed}
+        sections = _sections(params, changes, {k: v for k, v in form.items() if v is not None})
+        check_writable(home, "--home")
+        check_writable(output, "--output")
+        for product in _PRODUCTS:
+            (output / product).unlink(missing_ok=True)
+        remote, environment = local.release_remote(home), local.environment()
+        facts = {"store": local.store_url(home), "release_remote": remote, "environment": environment}
+        finished = run_locally(home, sections, facts, fresh=fresh, verbose=verbose)
+        shutil.copyfile(finished.data_report, output / "data.html")
+        shutil.copyfile(finished.evaluation_report, output / "evaluation.html")
+        if finished.reused:
+            typer.echo(f"unchanged, not run again: {', '.join(finished.reused)}")
+        if finished.decision != "promote":
+            raise TroikaError(
+                f"the verdict on this model is {finished.decision!r}: it was not published and not released.\n"
+                f"Figures and pictures: {output / 'evaluation.html'}"
+            )
+        typer.echo("serve")
+        _serve_and_draw(home, remote, environment, output / "samples.png")
+        typer.echo(f"\ndone in {time.monotonic() - started:.0f} s; look at")
+        for name, what in _PRODUCTS.items():
+            typer.echo(f"  {(output / name)!s:<24} {what}")
+
+
+_PRODUCTS = {
+    "samples.png": "images that Triton made of the released model",
+    "evaluation.html": "the verdict and its figures",
+    "data.html": "the data set",
+}
+
+
+@app.command(epilog="Examples:  troika serve  |  troika serve --http-port 8000 --grpc-port 8001")
+def serve(
+    http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
+    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
+    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
+    home: Home = _HOME,
+) -> None:
+    """Serve the released model with Triton, until Ctrl-C."""
+    with _clear_errors():
+        from troika.releases import local
+        from troika.serving.triton import serve_release, stop_on_signals
+
+        server = serve_release(
+            local.release_remote(home),
+            local.environment(),
+            home / "serving",
+            http_port=http_port,
+            grpc_port=grpc_port,
+            metrics_port=metrics_port,
+            state_file=home / _STATE_FILE,
+            log_file=home / "triton.log",
+        )
+        with stop_on_signals(), server:
+            state = server.state
+            typer.echo(f"{state.model} {state.digest}")
+            typer.echo(f"  HTTP     127.0.0.1:{state.http_port}")
+            typer.echo(f"  gRPC     127.0.0.1:{state.grpc_port}")
+            typer.echo(f"  metrics  http://127.0.0.1:{state.metrics_port}/metrics")
+            typer.echo(f"  log      {state.log}")
+            typer.echo(f"ready after {server.seconds_to_ready:.1f} s; Ctrl-C stops it")
+            try:
+                server.wait()
+            except KeyboardInterrupt:
+                typer.echo("\nstopping")
+
+
+@app.command(epilog="Examples:  troika generate  |  troika generate -n 20 --label 7 --seed 100 --out sevens.png")
+def generate(
+    count: Annotated[int, typer.Option("--count", "-n", help="Number of images.")] = _PICTURE_COUNT,
+    seed: Annotated[int, typer.Option(help="Image i is drawn with seed + i.")] = 0,
+    label: Annotated[int | None, typer.Option(help="Class of all images; default: all in turn.")] = None,
+    out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("output/generated.png"),
+    columns: Annotated[int, typer.Option(min=1, help="Images in a row of the picture.")] = _PICTURE_COLUMNS,
+    url: Annotated[str | None, typer.Option(help="HOST:PORT of a server; default: that of `troika serve`.")] = None,
+    protocol: Annotated[Protocol, typer.Option(help="Must fit the port.")] = Protocol.grpc,
+    timeout: Annotated[float, typer.Option(help="Seconds for a request.")] = 30.0,
+    home: Home = _HOME,
+) -> None:
+    """Ask a running server for images and save them as one picture."""
+    with _clear_errors():
+        from troika.serving.client import Client
+        from troika.serving.triton import read_state
+
+        if url is None:
+            state = read_state(home / _STATE_FILE)
+            if state is None:
+                raise TroikaError("no server is running here: start `troika serve`, or name one with --url")
+            url = f"127.0.0.1:{state.grpc_port if protocol is Protocol.grpc else state.http_port}"
+        with Client(url, protocol=protocol.value, timeout=timeout) as client:
+            digest = _draw(client, count, seed, label, columns, out)
+        typer.echo(f"{count} images of {digest}: {out}")
+
+
+@app.command(epilog="Example:  troika pipeline --image registry.example/troika-train@sha256:...")
+def pipeline(
+    image: Annotated[
+        str, typer.Option(envvar="TROIKA_TRAIN_IMAGE", help="Train image, by digest or by a tag never used twice.")
+    ] = "troika-train:latest",
+    out: Annotated[Path, typer.Option(help="Package to write.")] = Path("build/pipeline.yaml"),
+    changes: Changes = None,
+    params: ParamsFile = _PARAMS,
+) -> None:
+    """Compile the package that is uploaded to Kubeflow."""
+    with _clear_errors():
+        from pipelines.compile import compile_pipeline
+
+        compile_pipeline(out, image, _sections(params, changes, {}))
+        typer.echo(f"{out}: upload it in the Kubeflow UI under Pipelines")
+
+
+def _sections(params: Path, changes: list[str] | None, train: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The parameter file with the changes of the command line; every section checked by its step."""
+    from importlib import import_module
+
+    from components.step import STEPS, check_sections, params_type, read_sections, resolve_params, section_of
+    from troika.params import merge, parse_assignments
+
+    given = parse_assignments(changes or [])
+    check_sections(given, "--set")
+    sections = merge(merge(read_sections(params), given), {"train": train})
+    for name in STEPS:
+        step = getattr(import_module(f"components.{name}"), name)
+        if params_type(step) is not None:
+            resolve_params(step, section_of(step, sections, params), where=str(params))
+        elif name in sections:
+            raise ParameterError(f"{params}: {name} has no parameters; remove its section")
+    return sections
+
+
+def _serve_and_draw(home: Path, remote: str, environment: str, picture: Path) -> None:
+    from troika.serving.client import Client
+    from troika.serving.triton import serve_release, stop_on_signals
+
+    server = serve_release(remote, environment, home / "serving", log_file=home / "triton-run.log")
+    with stop_on_signals(), server:
+        typer.echo(f"  Triton serves {server.state.digest}, ready after {server.seconds_to_ready:.1f} s")
+        with Client(f"127.0.0.1:{server.state.grpc_port}") as client:
+            _draw(client, _PICTURE_COUNT, 0, None, _PICTURE_COLUMNS, picture)
+        typer.echo(f"  {_PICTURE_COUNT} images over gRPC")
+
+
+def _draw(client: Any, count: int, seed: int, label: int | None, columns: int, out: Path) -> str:
+    from troika.serving.pictures import grid, save_png
+
+    made = client.generate(count, seed=seed, labels=label)
+    save_png(grid(made.images, columns=columns, scale=max(1, 48 // made.images.shape[1])), out)
+    digest: str = made.model_digest
+    return digest
+
+
+if __name__ == "__main__":
+    app()

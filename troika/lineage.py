@@ -1,0 +1,47 @@
+"""What a model was made by: code commit, image, versions. What it was made from stands in its dataset."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_RECORDED_PACKAGES = ("troika", "torch", "tensorflow", "onnx", "onnxruntime", "numpy")
+
+
+def code_commit() -> str:
+    """The commit of this code, `+changed` behind it where files differ from it.
+
+    An image has no `.git`; its build puts the commit into `TROIKA_CODE_COMMIT`.
+    """
+    given = os.environ.get("TROIKA_CODE_COMMIT")
+    if given:
+        return given
+    here = Path(__file__).parent
+    try:
+        commit = _git(here, "rev-parse", "HEAD")
+        return commit + ("+changed" if _git(here, "status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown: not a git checkout, and TROIKA_CODE_COMMIT is not set"
+
+
+def image_digest() -> str:
+    """The container image that runs this, from `TROIKA_IMAGE`; a laptop has none."""
+    return os.environ.get("TROIKA_IMAGE", "none: not run in a container image")
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape a model's weights and graph."""
+    versions = {"python": platform.python_version()}
+    for package in _RECORDED_PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()

@@ -1,0 +1,68 @@
+"""How the evaluator is trained; the only part of judging that needs PyTorch."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from troika.datasets.contract import Split
+from troika.quality.evaluator import Evaluator, EvaluatorParams
+from troika.torch_onnx import to_onnx
+
+
+class _Network(nn.Module):
+    """Images (N, H, W, C) in 0..255 -> features (N, D), logits (N, K)."""
+
+    def __init__(self, shape: tuple[int, int, int], num_classes: int, features: int) -> None:
+        super().__init__()
+        height, width, channels = shape
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(channels, 32, 3, padding=1),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(32, 64, 3, stride=2, padding=1),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(64, 64, 3, stride=2, padding=1),
+            nn.LeakyReLU(0.1),
+        )
+        flat = 64 * -(-height // 4) * -(-width // 4)
+        self.to_features = nn.Sequential(nn.Flatten(), nn.Linear(flat, features), nn.LeakyReLU(0.1))
+        self.to_logits = nn.Linear(features, num_classes)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        scaled = image.float().permute(0, 3, 1, 2) / 127.5 - 1
+        found = self.to_features(self.convolutions(scaled))
+        return found, self.to_logits(found)
+
+
+def train_evaluator(
+    split: Split, shape: tuple[int, int, int], num_classes: int, params: EvaluatorParams
+) -> Evaluator:
+    """Train on `split`; the same split and parameters give the same evaluator on the same machine."""
+    generator = torch.Generator().manual_seed(params.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(params.seed)
+        network = _Network(shape, num_classes, params.features)
+    images = torch.from_numpy(np.array(split.images))
+    labels = torch.from_numpy(np.array(split.labels))
+    steps = params.epochs * -(-len(images) // params.batch_size)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=params.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    loss = nn.CrossEntropyLoss(label_smoothing=0.05)
+    for _ in range(params.epochs):
+        for chosen in torch.randperm(len(images), generator=generator).split(params.batch_size):
+            _, logits = network(_shifted(images[chosen], generator))
+            optimiser.zero_grad()
+            loss(logits, labels[chosen]).backward()
+            optimiser.step()
+            schedule.step()
+    return Evaluator(to_onnx(network.eval(), images[:2], ["image"], ["features", "logits"]))
+
+
+def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each of the images (N, H, W, C) moved by up to one pixel each way; the rim repeats the nearest pixels."""
+    count, height, width, _ = images.shape
+    padded = functional.pad(images.permute(0, 3, 1, 2).float(), (1, 1, 1, 1), mode="replicate")
+    down, right = torch.randint(0, 3, (2, count, 1), generator=generator)
+    rows = (down + torch.arange(height)).view(count, height, 1)
+    columns = (right + torch.arange(width)).view(count, 1, width)
+    return padded.permute(0, 2, 3, 1)[torch.arange(count).view(count, 1, 1), rows, columns]

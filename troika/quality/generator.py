@@ -1,0 +1,39 @@
+"""The exported generator as the judge sees it: the ONNX graph that is served, and nothing else."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from troika.datasets.contract import Images, Labels
+from troika.onnx_session import open_session
+
+_BATCH = 512
+
+
+class OnnxGenerator:
+    """`seed` int64 (batch, 1) and, when conditional, `label` int64 (batch, 1) -> `image` uint8 (batch, H, W, C)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @cached_property
+    def _session(self) -> Any:
+        return open_session(self._path)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether a label is an input."""
+        return any(entry.name == "label" for entry in self._session.get_inputs())
+
+    def draw(self, seeds: NDArray[np.int64], labels: Labels) -> Images:
+        """Images (N, H, W, C) for seeds (N,) and labels (N,); an unconditional generator ignores the labels."""
+        images = []
+        for start in range(0, len(seeds), _BATCH):
+            inputs = {"seed": seeds[start : start + _BATCH, np.newaxis]}
+            if self.conditional:
+                inputs["label"] = labels[start : start + _BATCH, np.newaxis]
+            images.append(self._session.run(["image"], inputs)[0])
+        return np.concatenate(images)

@@ -1,0 +1,148 @@
+"""One branch of a Git remote, read and extended through the `git` command, without a working tree.
+
+Working on Git's objects alone, neither links, hooks, filters nor line endings of the repository matter. Does
+not know what a release is; pointer.py does.
+"""
+
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from troika.errors import ReleaseError
+
+_BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
+_SECONDS = 120
+# Answers of a server that has just taken, or is just taking, another push.
+_LOST_RACE = ("[rejected]", "cannot lock ref", "failed to update ref", "incorrect old value")
+
+
+class Repository:
+    """A bare repository without history, beside one branch of a remote."""
+
+    def __init__(self, folder: Path, remote: str, branch: str) -> None:
+        self._folder, self._remote, self._branch = folder, remote, branch
+        self.shown = without_credentials(remote)
+        self._options = [
+            *("-c", "core.hooksPath=/dev/null", "-c", "push.gpgSign=false", "-c", "commit.gpgSign=false"),
+            *("-c", "gc.auto=0", "-c", "push.followTags=false", "-c", "push.recurseSubmodules=no"),
+        ]
+
+    @classmethod
+    @contextmanager
+    def of(cls, remote: str | Path, branch: str) -> Iterator["Repository"]:
+        """A temporary one.
+
+        Raises:
+            ReleaseError: the remote or the branch is not something git could be given, or git is missing.
+        """
+        if str(remote).startswith("-") or not str(remote):
+            raise ReleaseError(f"Git remote {str(remote)!r} is not usable: give a URL or a path")
+        if not _BRANCH.fullmatch(branch):
+            raise ReleaseError(f"branch {branch!r} is not usable: give a plain name, such as main")
+        if "://" not in str(remote) and Path(remote).exists():
+            remote = Path(remote).absolute()  # git runs in another folder
+        with tempfile.TemporaryDirectory(prefix="troika-release-") as folder:
+            repository = cls(Path(folder), str(remote), branch)
+            repository.git("init", "--quiet", "--bare", folder)
+            yield repository
+
+    def pull(self) -> str:
+        """Fetch the branch's head; returns its commit."""
+        self.git(
+            "fetch", "--quiet", "--no-tags", "--depth=1", "--", self._remote, f"refs/heads/{self._branch}"
+        )
+        return self.git("rev-parse", "FETCH_HEAD").strip()
+
+    def read(self, path: str) -> str | None:
+        """Text of a file at the fetched head; None if there is no such file."""
+        if not self.git("ls-tree", "FETCH_HEAD", "--", path):
+            return None
+        return self.git("cat-file", "blob", f"FETCH_HEAD:{path}")
+
+    def commit(self, parent: str | None, path: str, text: str, message: str) -> str:
+        """A commit on `parent` in which only `path` differs."""
+        self.git("read-tree", *(["--empty"] if parent is None else [parent]))
+        blob = self.git("hash-object", "-w", "--stdin", stdin=text).strip()
+        self.git("update-index", "--add", "--cacheinfo", f"100644,{blob},{path}")
+        parents = [] if parent is None else ["-p", parent]
+        tree = self.git("write-tree").strip()
+        return self.git(*self._identity(), "commit-tree", tree, *parents, "-m", message).strip()
+
+    def push(self, commit: str) -> str | None:
+        """None if the remote took the commit, else the words in which it refused because of another push."""
+        try:
+            self.git("push", "--porcelain", "--", self._remote, f"{commit}:refs/heads/{self._branch}")
+        except ReleaseError as error:
+            if any(words in str(error) for words in _LOST_RACE):
+                return str(error)
+            # The server may have said it in other words, or the connection broke: the branch itself knows.
+            before = self.git("rev-parse", f"{commit}^").strip()
+            if self.pull() == before:
+                raise
+            return str(error)
+        return None
+
+    def _identity(self) -> list[str]:
+        options = []
+        for key, fallback in (("user.name", "Troika"), ("user.email", "troika@localhost")):
+            if not self.git("config", "--default", "", "--get", key).strip():
+                options += ["-c", f"{key}={fallback}"]
+        return options
+
+    def git(self, *arguments: str, stdin: str = "") -> str:
+        """Run git in this repository; returns what it prints.
+
+        Raises:
+            ReleaseError: git is missing, fails, or takes longer than two minutes.
+        """
+        try:
+            done = subprocess.run(
+                ["git", *self._options, *arguments],
+                cwd=self._folder,
+                env=isolated_environment(os.environ),
+                input=stdin,
+                capture_output=True,
+                text=True,
+                timeout=_SECONDS,
+                check=False,
+            )
+        except FileNotFoundError:
+            raise ReleaseError(
+                "the command `git` is not installed, and a release is a Git commit; install git"
+            ) from None
+        except subprocess.TimeoutExpired:
+            raise ReleaseError(f"Git remote {self.shown} did not answer in {_SECONDS} s") from None
+        if done.returncode != 0:
+            words = without_credentials(f"{done.stderr.strip()}\n{done.stdout.strip()}".strip())
+            raise ReleaseError(f"Git remote {self.shown}, branch {self._branch}: git said: {words}")
+        return done.stdout
+
+
+def isolated_environment(inherited: Mapping[str, str]) -> dict[str, str]:
+    """The user's environment (proxies, ssh agent), less what would point git elsewhere, ask or trace."""
+    kept = (
+        "GIT_SSH",
+        "GIT_ASKPASS",
+        "GIT_CONFIG",
+        "GIT_AUTHOR",
+        "GIT_COMMITTER",
+        "GIT_EXEC_PATH",
+        "GIT_HTTP",
+        "GIT_PROXY",
+        "GIT_SSL",
+    )
+    names = [name for name in inherited if not name.startswith("GIT_") or name.startswith(kept)]
+    environment = {name: inherited[name] for name in names}
+    environment |= {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", "LANGUAGE": "C"}
+    if "GIT_SSH" not in environment:
+        environment.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
+    return environment
+
+
+def without_credentials(text: str) -> str:
+    """`text` with user names and passwords in URLs replaced by `***`."""
+    return re.sub(r"(\w://)[^/\s'\"]*@", r"\1***@", text)

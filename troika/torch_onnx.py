@@ -1,0 +1,44 @@
+"""From a PyTorch module to the bytes of an ONNX graph with a free batch size."""
+
+import io
+import logging
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def to_onnx(
+    module: nn.Module, examples: Tensor | tuple[Tensor, ...], inputs: list[str], outputs: list[str]
+) -> bytes:
+    """Export `module` (in eval mode) so that dimension 0 of every input is `batch`.
+
+    Args:
+        module: takes the examples by position.
+        examples: inputs with a batch of at least 2; a batch of 1 would be frozen into the graph.
+        inputs: names of the graph's inputs.
+        outputs: names of its outputs.
+    """
+    arguments = (examples,) if isinstance(examples, Tensor) else examples
+    batch = torch.export.Dim("batch", min=1, max=2**31)
+    shapes: Any = tuple({0: batch} for _ in arguments)
+    # The exporter tells of operators of torchvision, which is not used here, and of its own deprecations.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", category=FutureWarning)
+        warnings.simplefilter("ignore", category=DeprecationWarning)
+        program = torch.onnx.export(
+            module,
+            arguments,
+            dynamo=True,
+            verbose=False,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=shapes,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    buffer = io.BytesIO()
+    program.save(buffer)
+    return buffer.getvalue()
