@@ -60,7 +60,12 @@ def evaluate(
             "evaluate with the dataset of the training run"
         )
     evaluator = train_evaluator(data.train, data.info.shape, len(data.info.classes), params.evaluator)
-    judged = measure(OnnxGenerator(opened.folder / "model_repository" / opened.model / "1" / "model.onnx"), data, evaluator, params.samples)
+    judged = measure(
+        OnnxGenerator(opened.folder / "model_repository" / opened.model / "1" / "model.onnx"),
+        data,
+        evaluator,
+        params.samples,
+    )
     judgement = decide(judged.measures, params.limits)
     identity = {
         "bundle_digest": opened.digest,

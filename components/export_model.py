@@ -68,9 +68,7 @@ def export_model(checkpoint: Path, bundle: Path, params: ExportModelParams) -> s
         write_triton_entry(new, params.model_name, graph, spec)
         (new / "model_card.md").write_text(_model_card(params.model_name, model, lineage, report), "utf-8")
         digest = seal(new, params.model_name, spec, lineage)
-    print(
-        f"{params.model_name} {digest}; framework and ONNX differ by at most {_largest(report)} of 255 levels"
-    )
+    print(f"{params.model_name} {digest}; framework and ONNX differ by at most {_largest(report)} of 255 levels")
     return digest
 
 
@@ -81,7 +79,7 @@ def _write_golden(path: Path, graph: Path, spec: ModelSpec) -> None:
     if spec.conditional:
         inputs["label"] = (seeds % spec.num_classes)[:, np.newaxis]
     images = open_session(graph).run(["image"], inputs)[0]
-    # np.savez stamps its entries with the time of writing only from Python 3.13 on; today equal content gives equal bytes.
+    # np.savez gives every entry the same fixed date, so equal content gives equal bytes.
     np.savez(path, image=images, **inputs)
 
 

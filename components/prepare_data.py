@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from components.step import run_step
 from troika.datasets.checks import Refused, assign_splits, find_refused, image_keys
-from troika.datasets.contract import SPLITS, Dataset, write_dataset
+from troika.datasets.contract import SPLITS, Dataset, Images, write_dataset
 from troika.datasets.dvc_hash import dvc_hash
 from troika.datasets.sources import read_source
 from troika.errors import DatasetError
@@ -98,7 +98,7 @@ def _write_report(path: Path, dataset: Dataset, refused: list[Refused]) -> None:
     )
 
 
-def _one_row_per_class(dataset: Dataset, columns: int = 16) -> np.ndarray:
+def _one_row_per_class(dataset: Dataset, columns: int = 16) -> Images:
     train = dataset.train
     blank = np.zeros((columns, *dataset.info.shape), np.uint8)
     rows = []

@@ -49,7 +49,8 @@ def release_model(
         remote, environment, entry, verdict_sha256, branch=params.branch, attempts=params.attempts
     )
     write_atomic(release, json.dumps({**made.model_dump(), "commit": commit}, indent=1) + "\n")
-    print(f"{environment}: version {made.version} {'released' if created else 'is already released'}, commit {commit[:12]}")
+    happened = "released" if created else "is already released"
+    print(f"{environment}: version {made.version} {happened}, commit {commit[:12]}")
 
 
 if __name__ == "__main__":

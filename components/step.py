@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from troika.errors import ParameterError, TroikaError
-from troika.releases import local
 from troika.params import Params, merge, parse_assignments, read_params
+from troika.releases import local
 
 Step = Callable[..., Any]
 
@@ -87,7 +87,7 @@ def section_of(step: Step, sections: Mapping[str, Mapping[str, Any]], path: Path
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn a TroikaError into one readable line and exit status 1; anything else is a bug and keeps its traceback."""
+    """Print a TroikaError as one message and exit with 1; anything else is a bug and keeps its traceback."""
     try:
         yield
     except TroikaError as error:

@@ -59,9 +59,7 @@ class TrainParams(Params):
         return settings_class(self.family).parse(self.presets[self.preset], f"presets.{self.preset}")
 
 
-def train(
-    dataset: Path, checkpoint: Path, history: Path, params: TrainParams, state: Path | None = None
-) -> None:
+def train(dataset: Path, checkpoint: Path, history: Path, params: TrainParams, state: Path | None = None) -> None:
     """Fit the chosen model to the training split and save it.
 
     Args:
@@ -79,11 +77,15 @@ def train(
     opened = Dataset.open(dataset)
     settings = params.settings()
     schedule = Schedule(params.steps, params.batch_size, params.seed, params.checkpoint_seconds)
-    lines: list[str] = []
     with _training_folder(state, opened, params) as folder, _progress_bar(params) as bar:
+        lines = _read_history(folder / "history.jsonl")
 
         def report(progress: Progress) -> None:
+            # A resumed run repeats the steps between its last saved state and the kill.
+            while lines and json.loads(lines[-1])["step"] >= progress.step:
+                lines.pop()
             lines.append(json.dumps(vars(progress)))
+            write_atomic(folder / "history.jsonl", "\n".join(lines) + "\n")
             bar.n = progress.step
             losses = "  ".join(f"{name} {value:.3f}" for name, value in progress.losses.items())
             bar.bar_format = _BAR.format(f"{losses}  {progress.images_per_second:,.0f} images/s")
@@ -95,6 +97,11 @@ def train(
         bar.refresh()
         _save(model, opened, params, settings, checkpoint)
         write_atomic(history, "\n".join(lines) + "\n")
+
+
+def _read_history(path: Path) -> list[str]:
+    """The history of the part that an earlier, killed run has done; empty without one."""
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def _save(
@@ -155,7 +162,7 @@ def _training_folder(state: Path | None, dataset: Dataset, params: TrainParams) 
 _BAR = "{{desc}} {{percentage:3.0f}}% {{bar:20}} {{n:,}}/{{total:,}} steps  {}  {{remaining}} left"
 
 
-def _progress_bar(params: TrainParams) -> "tqdm[None]":
+def _progress_bar(params: TrainParams) -> "tqdm[Any]":
     # A bar that redraws itself on a terminal, one line every few seconds in a log.
     return tqdm(
         total=params.steps,

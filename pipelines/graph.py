@@ -29,7 +29,7 @@ def train_and_release(image: str, sections: Mapping[str, Mapping[str, Any]]) -> 
         data_report: dsl.HTML
         evaluation_report: dsl.HTML
 
-    @dsl.pipeline(
+    @dsl.pipeline(  # type: ignore[untyped-decorator]
         name=PIPELINE_NAME,
         description="Train a generative model, judge it, and release it if it passes. "
         "A rejected model stops after `evaluate`: nothing reaches the store.",
@@ -58,7 +58,7 @@ def train_and_release(image: str, sections: Mapping[str, Mapping[str, Any]]) -> 
             steps: Training steps of one batch each.
             seed: Seed of training; another seed gives another model of about the same quality.
             model_name: Name under which Triton serves the model.
-            min_label_agreement: Gate: least share of samples in which the evaluator sees the requested class, 0..1.
+            min_label_agreement: Gate: least share of samples that show the requested class, 0..1.
             max_frechet_distance: Gate: largest Fréchet distance to held-out images on evaluator features.
             overrides: Advanced: any other value of params.yaml, such as {"train": {"batch_size": 256}}.
         """
@@ -87,7 +87,7 @@ def train_and_release(image: str, sections: Mapping[str, Mapping[str, Any]]) -> 
             bundle=exported.outputs["bundle"],
             dataset=prepared.outputs["dataset"],
         )
-        # KFP's local runner finds an output in a condition only if it is named `Output`, the name of a return value;
+        # In a condition KFP's local runner finds only an output that is named `Output`, as a return value is;
         # with any other name it skips the branch and calls the run a success (2.17.0).
         with dsl.If(evaluated.outputs["Output"] == "promote", name="promoted"):
             published = component(wrappers.publish_model)(
@@ -105,7 +105,7 @@ def train_and_release(image: str, sections: Mapping[str, Mapping[str, Any]]) -> 
         # What these two do lies outside the run, so an earlier run's answer says nothing.
         published.set_caching_options(enable_caching=False)
         released.set_caching_options(enable_caching=False)
-        return Outputs(  # type: ignore[call-arg]
+        return Outputs(
             decision=evaluated.outputs["Output"],
             bundle=exported.outputs["bundle"],
             verdict=evaluated.outputs["verdict"],

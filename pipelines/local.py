@@ -43,7 +43,12 @@ class LocalRun:
 
 
 def run_locally(
-    home: Path, sections: Mapping[str, Mapping[str, Any]], arguments: Mapping[str, Any], *, fresh: bool, verbose: bool
+    home: Path,
+    sections: Mapping[str, Mapping[str, Any]],
+    arguments: Mapping[str, Any],
+    *,
+    fresh: bool,
+    verbose: bool,
 ) -> LocalRun:
     """Run the pipeline in subprocesses of this Python.
 
@@ -59,7 +64,7 @@ def run_locally(
     """
     home = home.resolve()
     home.mkdir(parents=True, exist_ok=True)
-    # SubprocessRunner ignores the image; its name goes into the cache key, so a change of code is a change of image.
+    # SubprocessRunner runs no image, but its name is part of the cache key: new code counts as a new image.
     pipeline = train_and_release(f"python-local:{_code_digest()}", sections)
     local.init(
         runner=local.SubprocessRunner(use_venv=False),
@@ -106,7 +111,7 @@ def _code_digest() -> str:
 _KFP_LINE = re.compile(r"^\d\d:\d\d:\d\d\.\d{3} - [A-Z]+ - (?P<message>.*)$")
 _EXECUTING = re.compile(r"Executing task \S*?'(?P<step>[\w-]+)'")
 _PROGRESS = re.compile(r"^\S+ +\d+% .* left$")
-_EXECUTOR = "[KFP Executor "
+_EXECUTOR = re.compile(r"^\[KFP Executor [^]]* (?P<level>[A-Z]+)\]: (?P<message>.*)$")
 _INPUT_FOLLOWS, _INPUT_ENDS = "Got executor_input:", "    }"
 
 
@@ -144,9 +149,11 @@ class _Screen(io.TextIOBase):
             if started:
                 self.executed.append(started["step"].replace("-", "_"))
                 self._say(self.executed[-1])
-        elif text.startswith(_EXECUTOR):
-            if text.endswith(_INPUT_FOLLOWS):
+        elif executor := _EXECUTOR.match(text):
+            if executor["message"] == _INPUT_FOLLOWS:
                 self._speaker = "input"
+            elif executor["level"] != "INFO":
+                self._say(f"  {executor['message']}")
         elif self._speaker == "input":
             if line == _INPUT_ENDS:
                 self._speaker = "step"

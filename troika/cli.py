@@ -156,7 +156,9 @@ def generate(
     label: Annotated[int | None, typer.Option(help="Class of all images; default: all in turn.")] = None,
     out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("output/generated.png"),
     columns: Annotated[int, typer.Option(min=1, help="Images in a row of the picture.")] = _PICTURE_COLUMNS,
-    url: Annotated[str | None, typer.Option(help="HOST:PORT of a server; default: that of `troika serve`.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="HOST:PORT of a server; default: that of `troika serve`.")
+    ] = None,
     protocol: Annotated[Protocol, typer.Option(help="Must fit the port.")] = Protocol.grpc,
     timeout: Annotated[float, typer.Option(help="Seconds for a request.")] = 30.0,
     home: Home = _HOME,

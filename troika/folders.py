@@ -22,15 +22,13 @@ def replace_folder(folder: Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
-        raise TroikaError(
-            f"cannot write {folder}: {error.strerror}; give a folder that you may write"
-        ) from None
+        raise TroikaError(f"cannot write {folder}: {error.strerror}; give a folder that you may write") from None
     try:
         yield new
         new.chmod(0o755)
         if folder.is_dir():
             shutil.rmtree(folder)
-        os.replace(new, folder)
+        new.replace(folder)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
@@ -50,7 +48,7 @@ def write_atomic(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except OSError as error:
         raise TroikaError(f"cannot write {path}: {error.strerror}; give a path that you may write") from None
 
@@ -72,4 +70,6 @@ def check_writable(folder: Path, name: str) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise TroikaError(f"{name}: cannot write {folder}: {error.strerror}; give a folder that you may write") from None
+        raise TroikaError(
+            f"{name}: cannot write {folder}: {error.strerror}; give a folder that you may write"
+        ) from None

@@ -8,6 +8,8 @@ from pathlib import Path
 
 _RECORDED_PACKAGES = ("troika", "torch", "tensorflow", "onnx", "onnxruntime", "numpy")
 
+_CODE = ("components", "pipelines", "troika", "requirements.lock")
+
 
 def code_commit() -> str:
     """The commit of this code, `+changed` behind it where files differ from it.
@@ -20,7 +22,8 @@ def code_commit() -> str:
     here = Path(__file__).parent
     try:
         commit = _git(here, "rev-parse", "HEAD")
-        return commit + ("+changed" if _git(here, "status", "--porcelain") else "")
+        changed = _git(here.parent, "status", "--porcelain", "--", *_CODE)
+        return commit + ("+changed" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown: not a git checkout, and TROIKA_CODE_COMMIT is not set"
 

@@ -1,6 +1,5 @@
 """From a PyTorch module to the bytes of an ONNX graph with a free batch size."""
 
-import io
 import logging
 import warnings
 from typing import Any
@@ -39,6 +38,4 @@ def to_onnx(
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
-    buffer = io.BytesIO()
-    program.save(buffer)
-    return buffer.getvalue()
+    return bytes(program.model_proto.SerializeToString(deterministic=True))

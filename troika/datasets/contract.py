@@ -66,6 +66,7 @@ class Dataset:
 
     @property
     def train(self) -> Split:
+        """What training sees."""
         return self.splits["train"]
 
     @cached_property
@@ -87,9 +88,7 @@ class Dataset:
         try:
             info = DatasetInfo.model_validate_json((folder / "dataset.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise DatasetError(
-                f"{folder} is not a dataset: it has no dataset.json; run prepare_data"
-            ) from None
+            raise DatasetError(f"{folder} is not a dataset: it has no dataset.json; run prepare_data") from None
         except ValidationError as error:
             raise DatasetError(f"{folder}/dataset.json is damaged: {error}") from None
         splits: dict[SplitName, Split] = {}
@@ -98,9 +97,7 @@ class Dataset:
                 images = np.load(folder / name / "images.npy", mmap_mode="r")
                 labels = np.load(folder / name / "labels.npy", mmap_mode="r")
             except (OSError, ValueError) as error:
-                raise DatasetError(
-                    f"{folder}/{name} cannot be read ({error}); run prepare_data again"
-                ) from None
+                raise DatasetError(f"{folder}/{name} cannot be read ({error}); run prepare_data again") from None
             splits[name] = Split(images, labels)
         found = content_hash(splits)
         if found != info.content_hash:

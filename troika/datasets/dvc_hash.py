@@ -14,8 +14,8 @@ def dvc_hash(folder: Path) -> str:
     from dvc_data.hashfile.db.local import LocalHashFileDB  # noqa: PLC0415
     from dvc_objects.fs.local import LocalFileSystem  # noqa: PLC0415
 
-    file_system = LocalFileSystem()
+    file_system = LocalFileSystem()  # type: ignore[no-untyped-call]
     with tempfile.TemporaryDirectory() as scratch:
-        database = LocalHashFileDB(file_system, scratch)
+        database = LocalHashFileDB(file_system, scratch)  # type: ignore[no-untyped-call]
         _, _, tree = build(database, str(folder.resolve()), file_system, "md5", dry_run=True)
     return str(tree.hash_info.value)

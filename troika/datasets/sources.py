@@ -64,9 +64,7 @@ def npz(path: Path | None) -> RawImages:
     if images.ndim == 3:
         images = images[..., np.newaxis]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise DatasetError(
-            f"{path}: labels must be integers of shape (N,), not {labels.dtype} {labels.shape}"
-        )
+        raise DatasetError(f"{path}: labels must be integers of shape (N,), not {labels.dtype} {labels.shape}")
     if len(labels) == 0:
         raise DatasetError(f"{path} holds no image")
     names = arrays.get("classes", np.arange(max(int(labels.max()) + 1, 1)).astype(str))
@@ -97,9 +95,7 @@ def check_arrays(raw: RawImages) -> None:
     """Raise DatasetError unless the arrays as a whole fit together; single images are not looked at."""
     images, labels = raw.images, raw.labels
     if images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise DatasetError(
-            f"images have shape {images.shape}; expected (N, H, W), (N, H, W, 1) or (N, H, W, 3)"
-        )
+        raise DatasetError(f"images have shape {images.shape}; expected (N, H, W), (N, H, W, 1) or (N, H, W, 3)")
     if len(images) == 0:
         raise DatasetError(f"{raw.description} holds no image")
     if len(images) != len(labels):

@@ -88,8 +88,8 @@ class GenerativeModel(ABC):
             settings: an instance of `settings_type`.
             schedule: number of steps, batch size, seed.
             state: a folder that outlives this process. Training state is saved there, atomically, every
-                `schedule.checkpoint_seconds`; if it holds the state of this very training, that is resumed with
-                the result of an uninterrupted run. The caller removes it after success.
+                `schedule.checkpoint_seconds`; if it holds the state of this very training, that is resumed
+                with the result of an uninterrupted run. The caller removes it after success.
             report: called after every step or every few steps, always after the last.
 
         Raises:
@@ -120,3 +120,9 @@ class GenerativeModel(ABC):
         Inputs: `latent` float32 (batch, latent_size) and, when conditional, `label` int64 (batch,).
         Output: `image_float` float32 (batch, H, W, C) in -1..1. export.py adds the rest.
         """
+
+
+def quantise(image_float: NDArray[np.float32]) -> Images:
+    """The one way from -1..1 to 0..255: scale, clip, round half to even. export.py does the same in ONNX."""
+    scaled = (image_float + np.float32(1)) * np.float32(127.5)
+    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)

@@ -8,6 +8,7 @@ from torch.nn import functional
 from troika.datasets.contract import Split
 from troika.quality.evaluator import Evaluator, EvaluatorParams
 from troika.torch_onnx import to_onnx
+from troika.torch_threads import few_threads
 
 
 class _Network(nn.Module):
@@ -34,6 +35,7 @@ class _Network(nn.Module):
         return found, self.to_logits(found)
 
 
+@few_threads()
 def train_evaluator(
     split: Split, shape: tuple[int, int, int], num_classes: int, params: EvaluatorParams
 ) -> Evaluator:
@@ -49,7 +51,8 @@ def train_evaluator(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     loss = nn.CrossEntropyLoss(label_smoothing=0.05)
     for _ in range(params.epochs):
-        for chosen in torch.randperm(len(images), generator=generator).split(params.batch_size):
+        order = torch.randperm(len(images), generator=generator)
+        for chosen in torch.split(order, params.batch_size):
             _, logits = network(_shifted(images[chosen], generator))
             optimiser.zero_grad()
             loss(logits, labels[chosen]).backward()

@@ -14,7 +14,7 @@ _BATCH = 512
 
 
 class OnnxGenerator:
-    """`seed` int64 (batch, 1) and, when conditional, `label` int64 (batch, 1) -> `image` uint8 (batch, H, W, C)."""
+    """`seed` int64 (batch, 1), perhaps `label` int64 (batch, 1) -> `image` uint8 (batch, H, W, C)."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -30,7 +30,7 @@ class OnnxGenerator:
 
     def draw(self, seeds: NDArray[np.int64], labels: Labels) -> Images:
         """Images (N, H, W, C) for seeds (N,) and labels (N,); an unconditional generator ignores the labels."""
-        images = []
+        images: list[Images] = []
         for start in range(0, len(seeds), _BATCH):
             inputs = {"seed": seeds[start : start + _BATCH, np.newaxis]}
             if self.conditional:

@@ -43,12 +43,11 @@ def to_levels(images: Images, levels: int) -> Images:
     if not 2 <= levels < 256:
         return images
     step = 255 / (levels - 1)
-    return np.rint(np.rint(images / step) * step).astype(np.uint8)
+    rounded: Images = np.rint(np.rint(images / step) * step).astype(np.uint8)
+    return rounded
 
 
-def measure(
-    generator: OnnxGenerator, dataset: Dataset, evaluator: Evaluator, samples: SampleParams
-) -> Judged:
+def measure(generator: OnnxGenerator, dataset: Dataset, evaluator: Evaluator, samples: SampleParams) -> Judged:
     """Draw `batches` x `batch_size` samples and measure them.
 
     Requested labels follow the held-out split's class counts, so that its mix is the right answer for a
@@ -118,9 +117,7 @@ def _share(name: str, count: int, total: int, floor: float | None, note: str) ->
 
 def _from_batches(name: str, values: list[float], floor: float, note: str) -> Measure:
     low, high = t_interval(values)
-    return Measure(
-        name=name, value=float(np.mean(values)), low=max(low, 0.0), high=high, floor=floor, note=note
-    )
+    return Measure(name=name, value=float(np.mean(values)), low=max(low, 0.0), high=high, floor=floor, note=note)
 
 
 def _gallery(images: Images, labels: Labels, classes: int) -> tuple[Images, Labels]:

@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.float32] | NDArray[np.float64]
+Counts = NDArray[np.int64]
 
 
-def frechet_distance(features: NDArray[np.floating], reference: NDArray[np.floating]) -> float:
+def frechet_distance(features: Floats, reference: Floats) -> float:
     """Fréchet distance between Gaussians fitted to two sets of features (N, D) and (M, D); >= 0, 0 = equal.
 
     |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), Heusel et al. 2017 (arXiv 1706.08500). The trace of the root is
@@ -30,7 +31,7 @@ def frechet_distance(features: NDArray[np.floating], reference: NDArray[np.float
     return max(float(distance), 0.0)
 
 
-def total_variation(counts: NDArray[np.integer], reference: NDArray[np.integer]) -> float:
+def total_variation(counts: Counts, reference: Counts) -> float:
     """Half the L1 distance between two class distributions given as counts (K,): 0 = equal, 1 = disjoint."""
     return float(np.abs(counts / counts.sum() - reference / reference.sum()).sum() / 2)
 

@@ -175,9 +175,7 @@ def write_triton_entry(folder: Path, model: str, onnx: Path, spec: Mapping[str, 
         BundleError: the model's name is not usable, the graph is missing, or `spec` lacks an entry.
     """
     if not MODEL_NAME.fullmatch(model):
-        raise BundleError(
-            f"model name {model!r} is not usable: lower-case letters, digits, - and _, at most 63"
-        )
+        raise BundleError(f"model name {model!r} is not usable: lower-case letters, digits, - and _, at most 63")
     version = folder / "model_repository" / model / "1"
     try:
         config = _config_pbtxt(model, spec)
@@ -186,9 +184,7 @@ def write_triton_entry(folder: Path, model: str, onnx: Path, spec: Mapping[str, 
         shutil.copyfile(onnx, version / "model.onnx")
         shutil.copyfile(Path(__file__).with_name("triton_model.py"), version / "model.py")
     except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(
-            f"spec of {model} needs image_shape, conditional and num_classes: {error!r}"
-        ) from None
+        raise BundleError(f"spec of {model} needs image_shape, conditional and num_classes: {error!r}") from None
     except OSError as error:
         raise BundleError(
             f"cannot write the Triton entry of {model}: {error.strerror}: {error.filename}"

@@ -52,9 +52,7 @@ class Repository:
 
     def pull(self) -> str:
         """Fetch the branch's head; returns its commit."""
-        self.git(
-            "fetch", "--quiet", "--no-tags", "--depth=1", "--", self._remote, f"refs/heads/{self._branch}"
-        )
+        self.git("fetch", "--quiet", "--no-tags", "--depth=1", "--", self._remote, f"refs/heads/{self._branch}")
         return self.git("rev-parse", "FETCH_HEAD").strip()
 
     def read(self, path: str) -> str | None:

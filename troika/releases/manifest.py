@@ -90,13 +90,7 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
 
     for name in manifest.files:
         path = PurePosixPath(name)
-        if (
-            str(path) != name
-            or path.is_absolute()
-            or ".." in path.parts
-            or "\\" in name
-            or not name.isprintable()
-        ):
+        if str(path) != name or path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable():
             raise BundleError(f"{where}: {MANIFEST} lists {name!r}, which is not a plain relative path")
     entry = f"model_repository/{manifest.model}"
     required = (f"{entry}/config.pbtxt", f"{entry}/1/model.onnx", f"{entry}/1/model.py")
@@ -113,6 +107,4 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
 
 def canonical(content: Any) -> str:
     """The only JSON text for `content`."""
-    return (
-        json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False) + "\n"
-    )
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False) + "\n"

@@ -108,9 +108,7 @@ def release(
             if attempt < attempts:
                 # Jitter keeps competitors from meeting again and again.
                 time.sleep(random.uniform(0.05, 0.3) * attempt)  # noqa: S311
-    raise ReleaseError(
-        f"{repository.shown}: {attempts} pushes were rejected because of other commits: {refused}"
-    )
+    raise ReleaseError(f"{repository.shown}: {attempts} pushes were rejected because of other commits: {refused}")
 
 
 def ensure_local_remote(path: Path) -> Path:
@@ -124,9 +122,7 @@ def ensure_local_remote(path: Path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             new = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         except OSError as error:
-            raise ReleaseError(
-                f"cannot make the Git remote {path}: {error.strerror}; give another path"
-            ) from None
+            raise ReleaseError(f"cannot make the Git remote {path}: {error.strerror}; give another path") from None
         try:
             repository = Repository(new, str(path), "main")
             repository.git("init", "--quiet", "--bare", str(new))
@@ -206,6 +202,4 @@ def _from_yaml(text: str, where: str) -> Release:
 
 
 def _problems(error: ValidationError) -> str:
-    return "; ".join(
-        f"{'.'.join(map(str, p['loc']))}: {p['msg']} (got {p['input']!r})" for p in error.errors()
-    )
+    return "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']} (got {p['input']!r})" for p in error.errors())

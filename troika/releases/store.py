@@ -46,9 +46,7 @@ class PublishedModel:
     """False if the entry was there already."""
 
 
-def publish(
-    bundle: Bundle, verdict: Mapping[str, Any] | BaseModel | None, store: str | Path
-) -> PublishedModel:
+def publish(bundle: Bundle, verdict: Mapping[str, Any] | BaseModel | None, store: str | Path) -> PublishedModel:
     """Copy an approved bundle into the store. Repeating it, or two at once, makes the same single entry.
 
     Args:
@@ -81,9 +79,7 @@ def publish(
     return PublishedModel(bundle.model, bundle.digest, root.as_uri(), created)
 
 
-def fetch(
-    store: str | Path, model: str, digest: str, target: Path, max_bytes: int = MAX_BUNDLE_BYTES
-) -> Bundle:
+def fetch(store: str | Path, model: str, digest: str, target: Path, max_bytes: int = MAX_BUNDLE_BYTES) -> Bundle:
     """Copy a bundle out of the store into the folder `target`, whole or not at all; every byte is checked.
 
     Args:
@@ -133,9 +129,7 @@ def store_root(store: str | Path) -> Path:
         return Path(text).expanduser().absolute()
     url = urlsplit(text)
     if url.scheme != "file":
-        raise StoreError(
-            f"model store {text}: {url.scheme}:// is not supported yet; give a path or file:///path"
-        )
+        raise StoreError(f"model store {text}: {url.scheme}:// is not supported yet; give a path or file:///path")
     if url.netloc not in {"", "localhost"} or not url.path:
         raise StoreError(
             f"model store {text} names the host {url.netloc!r}; write file:///path with three slashes"
@@ -146,9 +140,7 @@ def store_root(store: str | Path) -> Path:
 def _entry(root: Path, model: str, digest: str) -> Path:
     # Both come from outside (a Git file, a command line) and become a path.
     if not MODEL_NAME.fullmatch(model):
-        raise StoreError(
-            f"model name {model!r} is not usable: lower-case letters, digits, - and _, at most 63"
-        )
+        raise StoreError(f"model name {model!r} is not usable: lower-case letters, digits, - and _, at most 63")
     if not DIGEST.fullmatch(digest):
         raise StoreError(f"digest {digest!r} is not usable: expected sha256: and 64 hexadecimal digits")
     return root / model / digest.replace(":", "-")
@@ -181,9 +173,7 @@ def _write_entry(bundle: Bundle, entry: Path) -> None:
         for name, expected in bundle.manifest.files.items():
             target = entry / name
             if target.is_symlink() or target.parent.resolve() != entry.resolve() / Path(name).parent:
-                raise StoreError(
-                    f"model store entry {entry}: {name} is a symbolic link; remove the entry by hand"
-                )
+                raise StoreError(f"model store entry {entry}: {name} is a symbolic link; remove the entry by hand")
             if target.is_file() and sha256_file(target) == f"sha256:{expected.sha256}":
                 continue
             copied = incoming / "file"

@@ -1,0 +1,70 @@
+# Every target is one line on the `troika` command; `make` alone lists them.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(abspath $(VENV))/bin
+READY := $(VENV)/.ready
+WHEELS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
+UV := "$(BIN)/uv" pip install --quiet --python "$(BIN)/python" $(WHEELS)
+# Triton's Python backend and DVC's stages take the first Python on PATH.
+export PATH := $(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help install run serve generate pipeline repro test check format benchmark lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(READY) ## Make the virtual environment (other targets do so by themselves)
+
+run: $(READY) ## The whole job: digits, a judged GAN, a release, images from Triton. ARGS="--preset article"
+	@troika run $(ARGS)
+
+serve: $(READY) ## Keep the released model up with Triton. ARGS="--http-port 8000"
+	@troika serve $(ARGS)
+
+generate: $(READY) ## Images from the running server. N=20 SEED=0 LABEL=7 OUT=sevens.png
+	@troika generate $(if $(N),--count "$(N)") $(if $(SEED),--seed "$(SEED)") $(if $(LABEL),--label "$(LABEL)") $(if $(OUT),--out "$(OUT)") $(ARGS)
+
+pipeline: $(READY) ## Compile the package for Kubeflow. ARGS="--image NAME@sha256:..."
+	@troika pipeline $(ARGS)
+
+repro: $(READY) ## The same steps as cached DVC stages. ARGS="evaluate"
+	@dvc repro $(ARGS)
+
+test: $(READY) ## The whole test suite. ARGS="-k gate"
+	@python -m pytest $(ARGS)
+
+check: $(READY) ## Lint, format, types, import contract
+	@ruff check .
+	@ruff format --check .
+	@mypy
+	@lint-imports --no-cache
+	@yamllint --strict .
+
+format: $(READY) ## Put the code into its standard form
+	@ruff format .
+	@ruff check --fix .
+
+benchmark: $(READY) ## Print the tables that README quotes
+	@python -m benchmarks.main_job
+	@python -m benchmarks.training
+
+lock: $(READY) ## Write requirements.lock anew from pyproject.toml
+	@uv pip compile --quiet --upgrade --python "$(BIN)/python" $(WHEELS) --all-extras --group dev --no-annotate --no-emit-find-links --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
+	@sed -i -E 's/^(torch==[0-9.]+)\+.*/\1/' requirements.lock  # which build is the machine's choice
+
+clean: ## Remove what runs have made; the virtual environment stays
+	@rm -rf .troika artifacts output build
+
+$(READY): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; install it, or give make PYTHON=..." >&2; exit 1; }
+	@echo "setting up $(VENV) (once, some minutes)"
+	@mkdir -p "$(VENV)"
+	@flock "$(VENV)" sh -ec '\
+	  test "$@" -nt requirements.lock && test "$@" -nt pyproject.toml && exit 0; \
+	  $(PYTHON) -m venv "$(VENV)"; \
+	  "$(BIN)/python" -m pip install --quiet --disable-pip-version-check uv==0.13.9; \
+	  $(UV) --requirement requirements.lock; \
+	  $(UV) --no-deps --editable .; \
+	  touch "$@"'

@@ -1,0 +1,61 @@
+"""Images of a model on one sheet, and PNG files of it."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from troika.errors import RequestError, ServingError
+
+_GAP = 1
+
+
+def grid(images: NDArray[np.uint8], columns: int | None = None, scale: int = 1) -> Image.Image:
+    """All images on one sheet, row by row, with a white line between them.
+
+    Args:
+        images: uint8 (N, H, W, C), N at least 1, C 1 or 3.
+        columns: images in a row; None makes the sheet about square.
+        scale: how many times each image is enlarged, without smoothing.
+
+    Raises:
+        RequestError: an argument is not usable (named).
+    """
+    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[3] not in {1, 3} or not images.size:
+        raise RequestError(f"images must be uint8 (N, H, W, 1 or 3), got {images.dtype} {images.shape}")
+    count, height, width, channels = images.shape
+    if columns is None:
+        columns = int(np.ceil(np.sqrt(count)))
+    if columns < 1 or scale < 1:
+        raise RequestError(f"columns and scale must be at least 1, got {columns} and {scale}")
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    high, wide = height * scale, width * scale
+    sheet = np.full((rows * (high + _GAP) - _GAP, columns * (wide + _GAP) - _GAP, channels), 255, dtype=np.uint8)
+    for index, image in enumerate(images):
+        top, left = index // columns * (high + _GAP), index % columns * (wide + _GAP)
+        sheet[top : top + high, left : left + wide] = image.repeat(scale, axis=0).repeat(scale, axis=1)
+    return Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
+
+
+def save_png(picture: Image.Image, path: Path) -> None:
+    """Write a PNG file, whole or not at all; missing folders are made.
+
+    Raises:
+        ServingError: the path cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                picture.save(file, format="PNG")
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    except OSError as error:
+        raise ServingError(f"cannot write {path}: {error.strerror}; give a path that you may write") from None

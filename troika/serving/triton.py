@@ -1,0 +1,296 @@
+"""Run Triton on a verified bundle, on this machine; know whether one runs.
+
+One server serves one immutable bundle: a new model is a new server, never a reload. Does not decide which
+model is current; the Git pointer does (`serve_release`).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+import psutil
+from filelock import FileLock
+
+from troika.errors import BundleError, PortInUseError, ReleaseError, ServerError
+from troika.folders import write_atomic
+from troika.releases.bundle import Bundle
+from troika.releases.manifest import MANIFEST
+from troika.releases.pointer import read_release
+from troika.releases.store import fetch
+from troika.serving.triton_process import (
+    HOST,
+    SERVICES,
+    Installation,
+    choose_ports,
+    environment_folders,
+    find_installation,
+    has_exited,
+    is_ready,
+    last_words,
+    remove_traces,
+    stop,
+)
+
+_POLL_SECONDS = 0.02
+_FREE_PORT_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """A running server, as others see it: the content of a state file."""
+
+    pid: int
+    process_created: float
+    """Tells the server from a later process that was given the same pid."""
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+    model: str
+    digest: str
+    log: str
+
+    def alive(self) -> bool:
+        """Whether this very process still runs."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.process_created) < 1
+            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
+
+
+def read_state(path: Path) -> ServerState | None:
+    """The running server that a state file tells of; None without a file, or if that server is dead.
+
+    Raises:
+        ServerError: the file is no state file.
+    """
+    try:
+        state = ServerState(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise ServerError(f"{path} is not a server's state file: {error}; remove it, or name another") from None
+    return state if state.alive() else None
+
+
+class TritonServer:
+    """A Triton process on one bundle: started and ready inside a `with` block, gone without a trace after it.
+
+    Args:
+        folder: the bundle; every byte is checked before the process is started.
+        expected_digest: what the bundle must be.
+        http_port: 0 takes a free one, as do `grpc_port` and `metrics_port`. All are open on 127.0.0.1 only.
+        grpc_port: see `http_port`.
+        metrics_port: see `http_port`; Prometheus metrics at /metrics.
+        state_file: written when ready and removed at the end, so that other commands find the server.
+        log_file: where Triton's output goes. None uses a temporary file, which is kept only if Triton fails.
+        tritonserver: another `tritonserver` than that of the nvidia-pytriton wheel, with its own backends.
+        start_seconds: how long it may take to be ready.
+        exit_seconds: how long requests in flight may take at the end, and unloading (about 4 s).
+        arguments: more of Triton's own options.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        expected_digest: str | None = None,
+        http_port: int = 0,
+        grpc_port: int = 0,
+        metrics_port: int = 0,
+        state_file: Path | None = None,
+        log_file: Path | None = None,
+        tritonserver: Path | None = None,
+        start_seconds: float = 60.0,
+        exit_seconds: float = 10.0,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        self._folder, self._expected_digest = folder, expected_digest
+        self._asked = (http_port, grpc_port, metrics_port)
+        self._state_file, self._log_file, self._tritonserver = state_file, log_file, tritonserver
+        self._start_seconds, self._exit_seconds, self._arguments = start_seconds, exit_seconds, arguments
+        self._cleanup = ExitStack()
+        self.seconds_to_ready = 0.0
+        """From starting the process to the model being ready."""
+        self.state: ServerState
+        """Set when ready."""
+
+    def __enter__(self) -> Self:
+        """Start and wait until the model is ready.
+
+        Raises:
+            BundleError: the bundle was tampered with; nothing was started.
+            PortInUseError: a port that was asked for is taken.
+            ServerError: Triton is not installed, died or was not ready in time (in its own words).
+        """
+        bundle = Bundle.open(self._folder.absolute(), self._expected_digest)
+        installation = find_installation(self._tritonserver)
+        if self._state_file and (running := read_state(self._state_file)):
+            raise ServerError(
+                f"a server runs already: pid {running.pid}, HTTP port {running.http_port}, {running.digest}; "
+                f"stop it with `kill {running.pid}`"
+            )
+        with ExitStack() as cleanup:
+            log = self._open_log(cleanup)
+            for attempt in range(1, _FREE_PORT_ATTEMPTS + 1):
+                try:
+                    with ExitStack() as process_cleanup:
+                        self.state = self._start(bundle, installation, log, process_cleanup)
+                        cleanup.push(process_cleanup.pop_all())
+                    break
+                except PortInUseError:
+                    # A port that was free a moment ago may be taken by the time Triton opens it.
+                    if all(self._asked) or attempt == _FREE_PORT_ATTEMPTS:
+                        raise
+            if self._state_file:
+                write_atomic(self._state_file, json.dumps(asdict(self.state), indent=2) + "\n")
+                cleanup.callback(self._remove_state_file, self._state_file)
+            self._cleanup = cleanup.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._cleanup.__exit__(*error)
+
+    def wait(self) -> None:
+        """Block until the process ends by itself, which it should not; see `stop_on_signals`.
+
+        Raises:
+            ServerError: it has ended.
+        """
+        while not has_exited(self.state.pid):
+            time.sleep(0.2)
+        log = Path(self.state.log)
+        raise ServerError(f"Triton stopped by itself:\n{last_words(log)}\nWhole log: {log}")
+
+    def _open_log(self, cleanup: ExitStack) -> Path:
+        if self._log_file is not None:
+            try:
+                self._log_file.parent.mkdir(parents=True, exist_ok=True)
+                self._log_file.write_bytes(b"")
+            except OSError as error:
+                raise ServerError(f"cannot write log file {self._log_file}: {error.strerror}") from None
+            return self._log_file.absolute()
+        handle, name = tempfile.mkstemp(prefix=f"troika-triton-{os.getpid()}-", suffix=".log")
+        os.close(handle)
+
+        def remove(kind: type[BaseException] | None, *_: object) -> None:
+            # After a failure the message names the log, so it must stay.
+            if kind is None or not issubclass(kind, ServerError):
+                Path(name).unlink(missing_ok=True)
+
+        cleanup.push(remove)
+        return Path(name)
+
+    def _start(self, bundle: Bundle, installation: Installation, log: Path, cleanup: ExitStack) -> ServerState:
+        ports = choose_ports(self._asked)
+        temporary = tempfile.TemporaryDirectory(prefix=f"troika-triton-{os.getpid()}-")
+        work = Path(cleanup.enter_context(temporary))
+        # The Python backend writes byte code beside model.py; a folder of links keeps it out of the bundle.
+        for name in (MANIFEST, *bundle.manifest.files):
+            link = work / "bundle" / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(bundle.folder / name)
+        server_id = work.name
+        command = [
+            *installation.command(work),
+            f"--id={server_id}",
+            f"--model-repository={work / 'bundle' / 'model_repository'}",
+            "--model-control-mode=none",
+            "--disable-auto-complete-config",
+            "--exit-on-error=true",
+            f"--exit-timeout-secs={max(1, int(self._exit_seconds))}",
+            f"--backend-config=python,shm-region-prefix-name={server_id}-",
+            *(f"--{service}-address={HOST}" for service in SERVICES),
+            *(f"--{service}-port={port}" for service, port in zip(SERVICES, ports, strict=True)),
+            *self._arguments,
+        ]
+        cleanup.callback(remove_traces, f"{server_id}-", environment_folders())
+        started = time.monotonic()
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=installation.environment(os.environ),
+                start_new_session=True,
+            )
+        cleanup.callback(stop, process, self._exit_seconds)
+        while not is_ready(ports[0], ports[2], server_id, bundle.model):
+            if has_exited(process.pid):
+                words = last_words(log)
+                if "already in use" in words:
+                    raise PortInUseError(f"one of the ports {ports} is taken:\n{words}")
+                raise ServerError(f"Triton cannot serve {bundle.model}:\n{words}\nWhole log: {log}")
+            if time.monotonic() - started > self._start_seconds:
+                raise ServerError(
+                    f"{bundle.model} was not ready after {self._start_seconds:g} s:\n{last_words(log)}\n"
+                    f"Whole log: {log}"
+                )
+            time.sleep(_POLL_SECONDS)
+        self.seconds_to_ready = time.monotonic() - started
+        created = psutil.Process(process.pid).create_time()
+        return ServerState(process.pid, created, *ports, bundle.model, bundle.digest, str(log))
+
+    def _remove_state_file(self, path: Path) -> None:
+        # A second server may have written its own meanwhile.
+        with suppress(OSError, ValueError, KeyError):
+            if json.loads(path.read_text(encoding="utf-8"))["pid"] == self.state.pid:
+                path.unlink()
+
+
+def serve_release(
+    remote: str | Path, environment: str, cache: Path, *, branch: str = "main", **options: Any
+) -> TritonServer:
+    """A server, not started yet, on what `environment` should serve by the Git pointer.
+
+    Args:
+        remote: the Git remote that holds the pointer.
+        environment: such as `staging`.
+        cache: a folder for bundles; one that is there and whole is not fetched again, a damaged one is.
+        branch: the remote's branch.
+        options: as for `TritonServer`.
+
+    Raises:
+        ReleaseError: the pointer cannot be read, or nothing has been released.
+        StoreError: the bundle is not in the store, or damaged there.
+    """
+    current = read_release(remote, environment, branch)
+    if current is None:
+        raise ReleaseError(f"nothing has been released to {environment}; run `troika release` first")
+    folder = cache.absolute() / current.model / current.digest.replace(":", "-")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        try:
+            Bundle.open(folder, current.digest)
+        except BundleError:
+            fetch(current.store, current.model, current.digest, folder)
+    return TritonServer(folder, expected_digest=current.digest, **options)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block as Ctrl-C does, so that a server inside it is stopped.
+
+    Use in the main thread: `with stop_on_signals(), TritonServer(...) as server: server.wait()`.
+    """
+
+    def leave(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
