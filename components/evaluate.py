@@ -14,8 +14,9 @@ from troika.datasets.contract import Dataset
 from troika.errors import BundleError
 from troika.folders import write_atomic
 from troika.lineage import code_commit
-from troika.pages import data_uri, image_grid, write_page
+from troika.pages import write_page
 from troika.params import Params
+from troika.pictures import data_uri, grid
 from troika.quality.evaluator import EvaluatorParams
 from troika.quality.gate import Judgement, Limit, decide
 from troika.quality.generator import OnnxGenerator
@@ -113,8 +114,8 @@ def _write_report(
         judgement=judgement,
         classes=dataset.info.classes,
         total=params.samples.batches * params.samples.batch_size,
-        samples=data_uri(image_grid(judged.gallery, 10, scale)),
-        real=data_uri(image_grid(real, 10, scale)),
+        samples=data_uri(grid(judged.gallery, 10, scale)),
+        real=data_uri(grid(real, 10, scale)),
         confusion=judged.confusion.tolist(),
         identity=identity,
     )

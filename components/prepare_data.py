@@ -8,17 +8,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from PIL.Image import Image
 from pydantic import Field, model_validator
 
 from components.step import run_step
 from troika.datasets.checks import Refused, assign_splits, find_refused, image_keys
-from troika.datasets.contract import SPLITS, Dataset, Images, write_dataset
+from troika.datasets.contract import SPLITS, Dataset, write_dataset
 from troika.datasets.dvc_hash import dvc_hash
 from troika.datasets.sources import read_source
 from troika.errors import DatasetError
 from troika.folders import write_atomic
-from troika.pages import data_uri, image_grid, write_page
+from troika.pages import write_page
 from troika.params import Params
+from troika.pictures import data_uri, grid
 
 Share = Field(gt=0, lt=1)
 
@@ -98,14 +100,14 @@ def _write_report(path: Path, dataset: Dataset, refused: list[Refused]) -> None:
     )
 
 
-def _one_row_per_class(dataset: Dataset, columns: int = 16) -> Images:
+def _one_row_per_class(dataset: Dataset, columns: int = 16) -> Image:
     train = dataset.train
     blank = np.zeros((columns, *dataset.info.shape), np.uint8)
     rows = []
     for label in range(min(len(dataset.info.classes), 20)):
         images = train.images[np.flatnonzero(train.labels == label)[:columns]]
         rows.append(np.concatenate([images, blank[len(images) :]]))
-    return image_grid(np.concatenate(rows), columns, scale=max(1, 32 // dataset.info.shape[0]))
+    return grid(np.concatenate(rows), columns, scale=max(1, 32 // dataset.info.shape[0]))
 
 
 if __name__ == "__main__":

@@ -218,7 +218,7 @@ def _serve_and_draw(home: Path, remote: str, environment: str, picture: Path) ->
     from troika.serving.client import Client
     from troika.serving.triton import serve_release, stop_on_signals
 
-    server = serve_release(remote, environment, home / "serving", log_file=home / "triton-run.log")
+    server = serve_release(remote, environment, home / "serving", log_file=home / "triton-run.log", exit_seconds=0)
     with stop_on_signals(), server:
         typer.echo(f"  Triton serves {server.state.digest}, ready after {server.seconds_to_ready:.1f} s")
         with Client(f"127.0.0.1:{server.state.grpc_port}") as client:
@@ -227,7 +227,7 @@ def _serve_and_draw(home: Path, remote: str, environment: str, picture: Path) ->
 
 
 def _draw(client: Any, count: int, seed: int, label: int | None, columns: int, out: Path) -> str:
-    from troika.serving.pictures import grid, save_png
+    from troika.pictures import grid, save_png
 
     made = client.generate(count, seed=seed, labels=label)
     save_png(grid(made.images, columns=columns, scale=max(1, 48 // made.images.shape[1])), out)

@@ -1,5 +1,7 @@
 """Images of a model on one sheet, and PNG files of it."""
 
+import base64
+import io
 import os
 import tempfile
 from pathlib import Path
@@ -10,11 +12,11 @@ from PIL import Image
 
 from troika.errors import RequestError, ServingError
 
-_GAP = 1
+_GROUND = 96
 
 
 def grid(images: NDArray[np.uint8], columns: int | None = None, scale: int = 1) -> Image.Image:
-    """All images on one sheet, row by row, with a white line between them.
+    """All images on one sheet, row by row, on a grey ground.
 
     Args:
         images: uint8 (N, H, W, C), N at least 1, C 1 or 3.
@@ -33,12 +35,20 @@ def grid(images: NDArray[np.uint8], columns: int | None = None, scale: int = 1) 
         raise RequestError(f"columns and scale must be at least 1, got {columns} and {scale}")
     columns = min(columns, count)
     rows = -(-count // columns)
-    high, wide = height * scale, width * scale
-    sheet = np.full((rows * (high + _GAP) - _GAP, columns * (wide + _GAP) - _GAP, channels), 255, dtype=np.uint8)
+    # A gap as wide as one pixel of the images, all around.
+    sheet = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), _GROUND, dtype=np.uint8)
     for index, image in enumerate(images):
-        top, left = index // columns * (high + _GAP), index % columns * (wide + _GAP)
-        sheet[top : top + high, left : left + wide] = image.repeat(scale, axis=0).repeat(scale, axis=1)
+        top, left = 1 + index // columns * (height + 1), 1 + index % columns * (width + 1)
+        sheet[top : top + height, left : left + width] = image
+    sheet = sheet.repeat(scale, axis=0).repeat(scale, axis=1)
     return Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
+
+
+def data_uri(picture: Image.Image) -> str:
+    """A picture as a `data:` URI for an `<img>`: a page that holds it needs no other file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def save_png(picture: Image.Image, path: Path) -> None:
