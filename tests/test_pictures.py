@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from troika.errors import RequestError, ServingError
+from troika.errors import RequestError, TroikaError
 from troika.pictures import data_uri, grid, save_png
 
 
@@ -68,6 +68,6 @@ def test_a_path_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path: Pa
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file" / "x.png", tmp_path / "folder"):
-        with pytest.raises(ServingError, match=f"cannot write {path}"):
+        with pytest.raises(TroikaError, match=f"cannot write {path}"):
             save_png(picture, path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]

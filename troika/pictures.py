@@ -2,15 +2,14 @@
 
 import base64
 import io
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from troika.errors import RequestError, ServingError
+from troika.errors import RequestError
+from troika.folders import write_atomic
 
 _GROUND = 96
 
@@ -46,26 +45,19 @@ def grid(images: NDArray[np.uint8], columns: int | None = None, scale: int = 1) 
 
 def data_uri(picture: Image.Image) -> str:
     """A picture as a `data:` URI for an `<img>`: a page that holds it needs no other file."""
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return "data:image/png;base64," + base64.b64encode(_png(picture)).decode("ascii")
 
 
 def save_png(picture: Image.Image, path: Path) -> None:
     """Write a PNG file, whole or not at all; missing folders are made.
 
     Raises:
-        ServingError: the path cannot be written.
+        TroikaError: the path cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                picture.save(file, format="PNG")
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-    except OSError as error:
-        raise ServingError(f"cannot write {path}: {error.strerror}; give a path that you may write") from None
+    write_atomic(path, _png(picture))
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
