@@ -11,12 +11,12 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from troika.errors import ParameterError, TroikaError
 from troika.params import Params, merge, parse_assignments, read_params
-from troika.releases import local
 
 Step = Callable[..., Any]
 
@@ -119,7 +119,7 @@ def run_step(step: Step, arguments: list[str] | None = None) -> None:
             f"--{name.replace('_', '-')}",
             type=next(kind for kind in kinds if kind is not types.NoneType),
             required=argument.default is argument.empty and name not in _FACTS,
-            help=docs.get(name, "") + (f" Default: {inspect.getdoc(_FACTS[name])}" if name in _FACTS else ""),
+            help=docs.get(name, "") + (f" Default: {inspect.getdoc(_fact(name))}" if name in _FACTS else ""),
             metavar="PATH" if Path in kinds else "TEXT",
         )
     kind = params_type(step)
@@ -141,18 +141,20 @@ def run_step(step: Step, arguments: list[str] | None = None) -> None:
             path, changes = given["params"], parse_assignments(given.pop("set"))
             section = section_of(step, read_sections(path), path)
             given["params"] = resolve_params(step, section, changes, where=str(path))
-        for name, fact in _FACTS.items():
+        for name in _FACTS:
             if name in signature.parameters and given[name] is None:
-                given[name] = fact()
+                given[name] = _fact(name)()
         step(**{name: value for name, value in given.items() if value is not None})
 
 
-_FACTS: dict[str, Callable[[], str]] = {
-    "store": local.store_url,
-    "remote": local.release_remote,
-    "environment": local.environment,
-}
-"""Facts of the environment that a step may take, and where they come from when they are not given."""
+_FACTS = {"store": "store_url", "remote": "release_remote", "environment": "environment"}
+"""Facts of the environment that a step may take, and the function of troika.releases.local that knows them."""
+
+
+def _fact(name: str) -> Callable[[], str]:
+    # Imported by name and late: only steps that publish or release depend on that code.
+    function: Callable[[], str] = getattr(import_module("troika.releases.local"), _FACTS[name])
+    return function
 
 
 def _argument_docs(step: Step) -> dict[str, str]:

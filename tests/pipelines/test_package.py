@@ -1,0 +1,89 @@
+"""The package that is uploaded to Kubeflow: a run form that can be used, and nothing cached that must not be."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from quick import REPOSITORY
+
+from components.step import read_sections
+from pipelines.compile import compile_pipeline
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    path = tmp_path_factory.mktemp("package") / "deep" / "pipeline.yaml"
+    compile_pipeline(path, "registry.test/troika-train@sha256:00", read_sections(REPOSITORY / "params.yaml"))
+    loaded: dict[str, Any] = yaml.safe_load(path.read_text())
+    return loaded
+
+
+def form(package: dict[str, Any]) -> dict[str, Any]:
+    fields: dict[str, Any] = package["root"]["inputDefinitions"]["parameters"]
+    return fields
+
+
+def tasks(dag: dict[str, Any], package: dict[str, Any]) -> dict[str, Any]:
+    found = {}
+    for task in dag["tasks"].values():
+        component = package["components"][task["componentRef"]["name"]]
+        found.update(tasks(component["dag"], package) if "dag" in component else {task["taskInfo"]["name"]: task})
+    return found
+
+
+def test_every_field_of_the_form_has_a_type_and_a_description(package: dict[str, Any]) -> None:
+    for name, field in form(package).items():
+        assert field["parameterType"] in {"STRING", "NUMBER_INTEGER", "NUMBER_DOUBLE", "STRUCT"}, name
+        assert len(field.get("description", "")) > 20, name
+    assert form(package)["steps"]["parameterType"] == "NUMBER_INTEGER"
+    assert form(package)["max_frechet_distance"]["parameterType"] == "NUMBER_DOUBLE"
+
+
+def test_the_forms_defaults_are_those_of_the_parameter_file(package: dict[str, Any]) -> None:
+    sections = read_sections(REPOSITORY / "params.yaml")
+    limits = sections["evaluate"]["limits"]
+    assert {name: field["defaultValue"] for name, field in form(package).items() if "defaultValue" in field} == {
+        "source": sections["prepare_data"]["source"],
+        "preset": sections["train"]["preset"],
+        "steps": sections["train"]["steps"],
+        "seed": sections["train"]["seed"],
+        "model_name": sections["export_model"]["model_name"],
+        "min_label_agreement": limits["label_agreement"]["at_least"],
+        "max_frechet_distance": limits["frechet_distance"]["at_most"],
+        "overrides": {},
+    }
+
+
+def test_facts_of_the_environment_must_be_given(package: dict[str, Any]) -> None:
+    required = {name for name, field in form(package).items() if not field.get("isOptional")}
+    assert required == {"store", "release_remote", "environment"}
+
+
+def test_pure_steps_are_cached_and_those_that_act_outside_are_not(package: dict[str, Any]) -> None:
+    cached = {
+        name
+        for name, task in tasks(package["root"]["dag"], package).items()
+        if task["cachingOptions"].get("enableCache")
+    }
+    assert cached == {"prepare-data", "train", "export-model", "evaluate"}
+
+
+def test_every_step_runs_in_the_given_image_and_installs_nothing(package: dict[str, Any]) -> None:
+    for executor in package["deploymentSpec"]["executors"].values():
+        assert executor["container"]["image"] == "registry.test/troika-train@sha256:00"
+        assert "pip install" not in " ".join(executor["container"]["command"])
+
+
+def test_publishing_depends_on_the_verdict(package: dict[str, Any]) -> None:
+    condition = package["root"]["dag"]["tasks"]["condition-1"]
+    assert condition["triggerPolicy"]["condition"].endswith("== 'promote'")
+    inner = package["components"]["comp-condition-1"]["dag"]["tasks"]
+    assert set(inner) == {"publish-model", "release-model"}
+
+
+def test_the_same_input_gives_the_same_package(tmp_path: Path) -> None:
+    sections = read_sections(REPOSITORY / "params.yaml")
+    for name in ("a.yaml", "b.yaml"):
+        compile_pipeline(tmp_path / name, "troika-train:test", sections)
+    assert (tmp_path / "a.yaml").read_bytes() == (tmp_path / "b.yaml").read_bytes()
