@@ -54,7 +54,7 @@ def evaluate(
     from troika.quality.evaluator_training import train_evaluator  # noqa: PLC0415 - imports PyTorch
 
     opened, data = Bundle.open(bundle), Dataset.open(dataset)
-    trained_on = opened.lineage["dataset"]["content_hash"]
+    trained_on = opened.lineage.get("dataset", {}).get("content_hash")
     if trained_on != data.info.content_hash:
         raise BundleError(
             f"{bundle} was trained on dataset {trained_on}, but {dataset} is {data.info.content_hash}; "

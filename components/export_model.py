@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from components.step import run_step
-from troika.errors import CheckpointError
+from troika.errors import CheckpointError, ParameterError
 from troika.folders import replace_folder
 from troika.models.contract import GenerativeModel, ModelSpec
 from troika.models.export import build_onnx, parity
@@ -54,9 +54,11 @@ def export_model(checkpoint: Path, bundle: Path, params: ExportModelParams) -> s
         classes = json.loads((checkpoint / "classes.json").read_text(encoding="utf-8"))
         train = lineage["train"]
         kind = model_class(train["family"], train["framework"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ParameterError) as error:
         raise CheckpointError(f"{checkpoint} is not a checkpoint that train wrote: {error}") from None
     model = kind.load(checkpoint / "model")
+    if not isinstance(classes, list) or len(classes) != model.spec.num_classes:
+        raise CheckpointError(f"{checkpoint}/classes.json must name {model.spec.num_classes} classes; train again")
     spec = {**model.spec.model_dump(mode="json"), "classes": classes}
     with replace_folder(bundle) as new, tempfile.TemporaryDirectory() as scratch:
         core, graph = Path(scratch) / "core.onnx", Path(scratch) / "model.onnx"

@@ -32,6 +32,8 @@ def publish_model(bundle: Path, verdict: Path, published: Path, store: str) -> N
         judged = json.loads(verdict.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise NotApprovedError(f"{verdict} is not a verdict ({error}); run evaluate first") from None
+    if not isinstance(judged, dict):
+        raise NotApprovedError(f"{verdict} is not a verdict (it holds no JSON object); run evaluate first")
     opened = Bundle.open(bundle)
     entry = publish(opened, judged, store)
     record = {**asdict(entry), "verdict_sha256": sha256_file(verdict)}

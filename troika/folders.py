@@ -16,8 +16,12 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder beside `folder`; on success it takes the place of `folder`, on error it is removed.
 
     Raises:
-        TroikaError: the parent folder cannot be written.
+        TroikaError: the parent folder cannot be written, or `folder` is a file or a link.
     """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise TroikaError(
+            f"cannot write {folder}: it is a {'link' if folder.is_symlink() else 'file'}, not a folder"
+        )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))

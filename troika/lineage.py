@@ -21,6 +21,8 @@ def code_commit() -> str:
         return given
     here = Path(__file__).parent
     try:
+        # Installed into a virtual environment inside somebody's own checkout, this file is in no commit.
+        _git(here, "ls-files", "--error-unmatch", Path(__file__).name)
         commit = _git(here, "rev-parse", "HEAD")
         changed = _git(here.parent, "status", "--porcelain", "--", *_CODE)
         return commit + ("+changed" if changed else "")

@@ -3,6 +3,7 @@
 Does not hold any default: those stand in `params.yaml`, and only there.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -14,9 +15,9 @@ from troika.errors import ParameterError
 
 
 class Params(BaseModel):
-    """Base of all parameter groups: immutable, no unknown keys, no silent conversion of types."""
+    """Base of all parameter groups: immutable, finite, no unknown keys, no silent conversion of types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str) -> Self:
@@ -46,7 +47,12 @@ def _explain(problem: Any, cls: type[Params]) -> str:
         return f"{key}: missing, and there is no hidden default"
     message = problem["msg"].removeprefix("Value error, ")
     got = "" if problem["type"] == "value_error" else f" (got {problem['input']!r})"
-    return f"{key}: {message}{got}"
+    hint = "; YAML takes 1e-3 for text, write 1.0e-3" if _looks_like_a_number(problem["input"]) else ""
+    return f"{key}: {message}{got}{hint}"
+
+
+def _looks_like_a_number(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[+-]?[0-9.]+[eE][+-]?[0-9]+", value) is not None
 
 
 def read_params(path: Path) -> dict[str, dict[str, Any]]:
@@ -59,6 +65,8 @@ def read_params(path: Path) -> dict[str, dict[str, Any]]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParameterError(f"parameter file {path} does not exist; give --params FILE") from None
+    except OSError as error:
+        raise ParameterError(f"parameter file {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParameterError(f"parameter file {path} is not valid YAML: {error}") from None
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
@@ -88,14 +96,17 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     """Turn `["steps=100", "presets.r3gan.latent_size=32"]` into nested values; the right side is YAML.
 
     Raises:
-        ParameterError: an entry has no `=`, or no key before it.
+        ParameterError: an entry has no `=`, no key before it, or no YAML behind it.
     """
     changes: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key.strip():
             raise ParameterError(f"--set {assignment!r}: expected KEY=VALUE, such as steps=100")
-        value: Any = yaml.safe_load(text)
+        try:
+            value: Any = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ParameterError(f"--set {assignment!r}: what follows the = is not valid YAML: {error}") from None
         for part in reversed(key.strip().split(".")):
             value = {part: value}
         changes = merge(changes, value)

@@ -173,10 +173,11 @@ def test_two_runs_at_once_both_succeed(tmp_path: Path) -> None:
         subprocess.Popen(
             command(tmp_path, "--params", params, "--output", tmp_path / f"output-{number}"),
             cwd=REPOSITORY,
+            env=plain_environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-        )  # fmt: skip
+        )
         for number in (1, 2)
     ]
     for number, run in enumerate(runs, start=1):

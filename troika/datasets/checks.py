@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from troika.datasets.contract import SPLITS, Split, SplitName
+from troika.datasets.contract import SPLITS, Images, Split, SplitName
 from troika.datasets.sources import RawImages
 from troika.errors import DatasetError
 
@@ -34,14 +35,20 @@ def image_keys(raw: RawImages) -> list[bytes]:
     return [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in raw.images]
 
 
+def is_constant(images: Images) -> NDArray[np.bool_]:
+    """Which of the images (N, H, W, C) are of one grey level or one colour: bool (N,)."""
+    alike: NDArray[np.bool_] = (images == images[:, :1, :1]).all(axis=(1, 2, 3))
+    return alike
+
+
 def find_refused(raw: RawImages, keys: list[bytes]) -> list[Refused]:
     """Images that training must not see: constant, repeated, or the same picture under different labels."""
     refused: list[Refused] = []
     by_key: dict[bytes, list[int]] = defaultdict(list)
     for index, key in enumerate(keys):
         by_key[key].append(index)
-    for index in np.flatnonzero(raw.images.max(axis=(1, 2, 3)) == raw.images.min(axis=(1, 2, 3))):
-        value = int(raw.images[index, 0, 0, 0])
+    for index in np.flatnonzero(is_constant(raw.images)):
+        value = ", ".join(str(level) for level in raw.images[index, 0, 0])
         refused.append(Refused(int(index), int(raw.labels[index]), "constant", f"every pixel is {value}"))
     constant = {entry.index for entry in refused}
     for indices in by_key.values():

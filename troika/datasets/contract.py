@@ -18,7 +18,7 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from troika.errors import DatasetError
 from troika.folders import replace_folder
@@ -87,17 +87,18 @@ class Dataset:
         """
         try:
             info = DatasetInfo.model_validate_json((folder / "dataset.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise DatasetError(f"{folder} is not a dataset: it has no dataset.json; run prepare_data") from None
-        except ValidationError as error:
-            raise DatasetError(f"{folder}/dataset.json is damaged: {error}") from None
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"{folder}/dataset.json is damaged: {error}; run prepare_data again") from None
         splits: dict[SplitName, Split] = {}
         for name in SPLITS:
             try:
                 images = np.load(folder / name / "images.npy", mmap_mode="r")
                 labels = np.load(folder / name / "labels.npy", mmap_mode="r")
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, EOFError) as error:
                 raise DatasetError(f"{folder}/{name} cannot be read ({error}); run prepare_data again") from None
+            _check_split(f"{folder}/{name}", images, labels, info, info.counts.get(name, 0))
             splits[name] = Split(images, labels)
         found = content_hash(splits)
         if found != info.content_hash:
@@ -106,6 +107,21 @@ class Dataset:
                 "run prepare_data again"
             )
         return cls(folder, info, splits)
+
+
+def _check_split(where: str, images: object, labels: object, info: DatasetInfo, count: int) -> None:
+    """Raise DatasetError unless both arrays have the type and shape that `dataset.json` promises."""
+    for name, array, dtype, shape in (
+        ("images", images, np.uint8, (count, *info.shape)),
+        ("labels", labels, np.int64, (count,)),
+    ):
+        # np.load takes an archive, too; and the content hash below casts, so it sees no other type.
+        if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
+            found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "no array"
+            raise DatasetError(
+                f"{where}/{name}.npy is {found}, but dataset.json says {np.dtype(dtype)} {shape}; "
+                "run prepare_data again"
+            )
 
 
 def content_hash(splits: Mapping[SplitName, Split]) -> str:

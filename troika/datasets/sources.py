@@ -49,7 +49,7 @@ def npz(path: Path | None) -> RawImages:
     if path is None:
         raise ParameterError("path: source npz needs the path of a .npz file")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
     except FileNotFoundError:
         raise DatasetError(f"{path} does not exist; path must name a .npz file") from None
@@ -67,7 +67,13 @@ def npz(path: Path | None) -> RawImages:
         raise DatasetError(f"{path}: labels must be integers of shape (N,), not {labels.dtype} {labels.shape}")
     if len(labels) == 0:
         raise DatasetError(f"{path} holds no image")
-    names = arrays.get("classes", np.arange(max(int(labels.max()) + 1, 1)).astype(str))
+    largest = int(labels.max())
+    if "classes" not in arrays and largest >= len(labels):
+        raise DatasetError(
+            f"{path}: label {largest} of image {labels.argmax()} is out of range; "
+            "labels count from 0, and each class has an image"
+        )
+    names = arrays.get("classes", np.arange(max(largest + 1, 1)).astype(str))
     if names.ndim != 1:
         raise DatasetError(f"{path}: classes must be names of shape (K,), not {names.shape}")
     classes = tuple(str(name) for name in names)
@@ -96,8 +102,8 @@ def check_arrays(raw: RawImages) -> None:
     images, labels = raw.images, raw.labels
     if images.ndim != 4 or images.shape[3] not in (1, 3):
         raise DatasetError(f"images have shape {images.shape}; expected (N, H, W), (N, H, W, 1) or (N, H, W, 3)")
-    if len(images) == 0:
-        raise DatasetError(f"{raw.description} holds no image")
+    if images.size == 0:
+        raise DatasetError(f"{raw.description} holds no image: images have shape {images.shape}")
     if len(images) != len(labels):
         raise DatasetError(f"{len(images)} images but {len(labels)} labels; give one label per image")
     if len(set(raw.classes)) != len(raw.classes):

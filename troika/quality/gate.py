@@ -3,6 +3,7 @@
 Knows nothing of images: what a figure means and how it was measured is judge.py's business.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -97,7 +98,8 @@ def _held_against(measure: Measure, limit: Limit) -> Measure:
         return measure.model_copy(update={"limit": str(limit), "result": result})
     low = measure.value if measure.low is None else measure.low
     high = measure.value if measure.high is None else measure.high
-    result = limit.check(low, high) if low <= high else "failed"
+    sound = low <= high and all(map(math.isfinite, (measure.value, low, high)))
+    result = limit.check(low, high) if sound else "failed"
     return measure.model_copy(update={"limit": str(limit), "result": result})
 
 

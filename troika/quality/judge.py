@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from troika.datasets.checks import is_constant
 from troika.datasets.contract import Dataset, Images, Labels
 from troika.params import Params
 from troika.quality.evaluator import Evaluator
@@ -69,7 +70,7 @@ def measure(generator: OnnxGenerator, dataset: Dataset, evaluator: Evaluator, sa
         seeds = samples.seed + np.arange(batch * samples.batch_size, (batch + 1) * samples.batch_size)
         labels = np.resize(rng.permutation(held_out.labels), samples.batch_size)
         images = generator.draw(seeds, labels)
-        constant += int((images.max(axis=(1, 2, 3)) == images.min(axis=(1, 2, 3))).sum())
+        constant += int(is_constant(images).sum())
         features, seen = evaluator.look_at(to_levels(images, levels))
         distances.append(frechet_distance(features, real))
         train_distances.append(frechet_distance(features, real_train))

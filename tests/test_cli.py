@@ -1,0 +1,138 @@
+"""The `troika` command: help, examples, and errors that say what would be right."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from quick import REPOSITORY, plain_environment
+from typer.testing import CliRunner
+
+from troika.cli import app
+
+
+def troika(*arguments: str | Path) -> tuple[int, str]:
+    """Exit status and all output."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    for name in ("HOME", "STORE", "RELEASE_REMOTE", "ENVIRONMENT", "TRAIN_IMAGE"):
+        monkeypatch.delenv(f"TROIKA_{name}", raising=False)
+
+
+@pytest.mark.parametrize("command", ["run", "serve", "generate", "pipeline"])
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    status, output = troika(command, "--help")
+    assert status == 0
+    assert f"troika {command}" in output.split("Example")[-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("train.steps=0", ["steps", "greater than 0"]),
+        ("train.steps=many", ["steps", "integer", "'many'"]),
+        ("train.stepps=10", ["stepps: unknown key", "known keys", "batch_size"]),
+        ("train.preset=stylegan", ["preset", "'stylegan'", "article, r3gan"]),
+        ("train.family=vae", ["family", "'vae'", "gan"]),
+        ("train.framework=jax", ["framework", "'jax'", "pytorch"]),
+        ("train.seed=-1", ["seed", "greater than or equal to 0"]),
+        ("train.seed=9223372036854775808", ["seed", "less than"]),
+        ("train.presets.r3gan.latent_size=0", ["latent_size"]),
+        ("prepare_data.validation_share=0.9", ["leave at least 0.2 for training"]),
+        (
+            "evaluate.limits.label_agreement.at_most=1.0",
+            ["label_agreement", "exactly one of at_least and at_most"],
+        ),
+        ("release_model.attempts=0", ["attempts"]),
+        ("export_model.model_name=My Model", ["model_name"]),
+        ("trian.steps=1", ["no step 'trian'", "prepare_data, train"]),
+        ("publish_model.x=1", ["publish_model has no parameters"]),
+        ("train.steps", ["expected KEY=VALUE"]),
+    ],
+)
+def test_a_wrong_parameter_is_named_before_any_work(tmp_path: Path, change: str, words: list[str]) -> None:
+    status, output = troika("run", "--home", tmp_path / "home", "--output", tmp_path / "out", "--set", change)
+    assert status == 1
+    for word in ("error:", *words):
+        assert word in output
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_missing_key_and_a_missing_section_are_named(tmp_path: Path) -> None:
+    sections = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    del sections["train"]["steps"]
+    params = tmp_path / "params.yaml"
+    params.write_text(yaml.safe_dump(sections))
+    status, output = troika("run", "--home", tmp_path / "home", "--params", params)
+    assert (status, "steps: missing" in output) == (1, True)
+    del sections["evaluate"]
+    sections["train"]["steps"] = 5
+    params.write_text(yaml.safe_dump(sections))
+    status, output = troika("run", "--home", tmp_path / "home", "--params", params)
+    assert (status, "section 'evaluate' is missing" in output) == (1, True)
+
+
+def test_a_parameter_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    status, output = troika("run", "--home", tmp_path / "home", "--params", tmp_path / "none.yaml")
+    assert (status, "none.yaml does not exist" in output) == (1, True)
+
+
+@pytest.mark.parametrize("option", ["--home", "--output"])
+def test_a_folder_that_cannot_be_written_is_named_before_any_work(tmp_path: Path, option: str) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    places = {"--home": tmp_path / "home", "--output": tmp_path / "out"} | {option: tmp_path / "file" / "inside"}
+    status, output = troika("run", *(part for pair in places.items() for part in pair))
+    assert status == 1
+    assert f"error: {option}: cannot write" in output
+
+
+def test_serve_says_when_nothing_has_been_released(tmp_path: Path) -> None:
+    status, output = troika("serve", "--home", tmp_path)
+    assert status == 1
+    assert "nothing has been released to local" in output
+    assert "troika run" in output
+
+
+def test_generate_says_how_to_start_a_server(tmp_path: Path) -> None:
+    status, output = troika("generate", "--home", tmp_path)
+    assert (status, "troika serve" in output) == (1, True)
+    status, output = troika("generate", "--url", "127.0.0.1:1", "--home", tmp_path)
+    assert (status, "127.0.0.1:1" in output) == (1, True)
+    dead = {"pid": 2**22, "process_created": 0.0, "http_port": 1, "grpc_port": 2, "metrics_port": 3}
+    (tmp_path / "server.json").write_text(json.dumps({**dead, "model": "m", "digest": "d", "log": "l"}))
+    status, output = troika("generate", "--home", tmp_path)
+    assert (status, "troika serve" in output) == (1, True)
+
+
+def test_pipeline_writes_the_package(tmp_path: Path) -> None:
+    status, output = troika("pipeline", "--image", "troika-train:test", "--out", tmp_path / "p.yaml")
+    assert (status, str(tmp_path / "p.yaml") in output) == (0, True)
+    package = yaml.safe_load((tmp_path / "p.yaml").read_text())
+    images = {executor["container"]["image"] for executor in package["deploymentSpec"]["executors"].values()}
+    assert images == {"troika-train:test"}
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, troika.cli; "
+        "heavy = {'torch', 'kfp', 'onnx', 'onnxruntime', 'sklearn', 'tritonclient', 'numpy'} & set(sys.modules); "
+        "sys.exit(', '.join(sorted(heavy)) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY, env=plain_environment())
+
+
+def test_the_makefiles_targets_are_documented() -> None:
+    listed = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=REPOSITORY, check=True, capture_output=True, text=True
+    ).stdout
+    for target in ("run", "serve", "generate", "pipeline", "repro", "test", "check", "benchmark"):
+        assert f"\n{target} " in f"\n{listed}"
