@@ -50,7 +50,7 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
         ("prepare_data.validation_share=0.9", ["leave at least 0.2 for training"]),
         (
             "evaluate.limits.label_agreement.at_most=1.0",
-            ["label_agreement", "exactly one of at_least and at_most"],
+            ["label_agreement", "exactly one of at_least"],
         ),
         ("release_model.attempts=0", ["attempts"]),
         ("export_model.model_name=My Model", ["model_name"]),

@@ -185,7 +185,7 @@ def _to_yaml(environment: str, new: Release) -> str:
         "metadata": {"name": "model-release", "annotations": annotations},
         "data": data,
     }
-    head = f"# What {environment} serves. Written by `troika release`; undo a release with `git revert`.\n"
+    head = f"# What {environment} serves. Written by release_model; undo a release with `git revert`.\n"
     return head + yaml.safe_dump(document, sort_keys=False, width=1000)
 
 

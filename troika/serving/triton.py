@@ -267,9 +267,7 @@ def serve_release(
     """
     current = read_release(remote, environment, branch)
     if current is None:
-        raise ReleaseError(
-            f"nothing has been released to {environment}; release a model first (`troika run` does)"
-        )
+        raise ReleaseError(f"nothing has been released to {environment}; `troika run` does so")
     folder = cache.absolute() / current.model / current.digest.replace(":", "-")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
