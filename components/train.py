@@ -5,6 +5,7 @@ Does not judge quality; evaluate.py does.
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -88,7 +89,7 @@ def train(dataset: Path, checkpoint: Path, history: Path, params: TrainParams, s
             write_atomic(folder / "history.jsonl", "\n".join(lines) + "\n")
             bar.n = progress.step
             losses = "  ".join(f"{name} {value:.3f}" for name, value in progress.losses.items())
-            bar.bar_format = _BAR.format(f"{losses}  {progress.images_per_second:,.0f} images/s")
+            bar.bar_format = _BAR.format(f"{progress.images_per_second:,.0f} images/s  {losses}")
             bar.update(0)
 
         model = model_class(params.family, params.framework).fit(
@@ -159,7 +160,7 @@ def _training_folder(state: Path | None, dataset: Dataset, params: TrainParams) 
     lock.release()
 
 
-_BAR = "{{desc}} {{percentage:3.0f}}% {{bar:20}} {{n:,}}/{{total:,}} steps  {}  {{remaining}} left"
+_BAR = "{{desc}} {{percentage:3.0f}}% {{bar:16}} {{n:,}}/{{total:,}} steps  {{remaining}} left  {}"
 
 
 def _progress_bar(params: TrainParams) -> "tqdm[Any]":
@@ -169,7 +170,7 @@ def _progress_bar(params: TrainParams) -> "tqdm[Any]":
         desc=f"{params.preset}",
         unit="step",
         file=sys.stdout,
-        mininterval=0.5 if sys.stdout.isatty() else 5,
+        mininterval=0.5 if sys.stdout.isatty() or "TROIKA_REDRAWS_PROGRESS" in os.environ else 5,
         miniters=1,
         bar_format=_BAR.format("starting"),
         dynamic_ncols=True,

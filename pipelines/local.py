@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ def run_locally(
         cache_root=str(home / "cache"),
     )
     os.environ["TROIKA_TRAINING_STATE"] = str(home / "training")
+    if sys.stdout.isatty():
+        os.environ["TROIKA_REDRAWS_PROGRESS"] = "1"
     log = home / "run.log"
     with log.open("w", encoding="utf-8") as file, _readable(file, verbose) as screen:
         try:
@@ -110,7 +113,7 @@ def _code_digest() -> str:
 
 _KFP_LINE = re.compile(r"^\d\d:\d\d:\d\d\.\d{3} - [A-Z]+ - (?P<message>.*)$")
 _EXECUTING = re.compile(r"Executing task \S*?'(?P<step>[\w-]+)'")
-_PROGRESS = re.compile(r"^\S+ +\d+% .* left$")
+_PROGRESS = re.compile(r"^\S+ +\d+% .* steps  .* left  ")
 _EXECUTOR = re.compile(r"^\[KFP Executor [^]]* (?P<level>[A-Z]+)\]: (?P<message>.*)$")
 _INPUT_FOLLOWS, _INPUT_ENDS = "Got executor_input:", "    }"
 
@@ -167,6 +170,8 @@ class _Screen(io.TextIOBase):
         redraw = bar and self._terminal.isatty()
         if self._in_bar:
             self._terminal.write("\r\033[K" if redraw else "\n")
+        if redraw:
+            text = text[: shutil.get_terminal_size().columns - 1]
         self._terminal.write(text + ("" if redraw else "\n"))
         self._terminal.flush()
         self._in_bar = redraw

@@ -1,0 +1,1 @@
+"""Commands that print the tables quoted in README and docs. Run one as `python -m benchmarks.<name>`."""
