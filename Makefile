@@ -64,7 +64,7 @@ $(READY): requirements.lock pyproject.toml
 	@flock "$(VENV)" sh -ec '\
 	  test "$@" -nt requirements.lock && test "$@" -nt pyproject.toml && exit 0; \
 	  $(PYTHON) -m venv "$(VENV)"; \
-	  "$(BIN)/python" -m pip install --quiet --disable-pip-version-check uv==0.13.9; \
+	  "$(BIN)/python" -m pip install -qq --disable-pip-version-check uv==0.13.9; \
 	  $(UV) --requirement requirements.lock; \
 	  $(UV) --no-deps --editable .; \
 	  touch "$@"'

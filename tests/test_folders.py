@@ -14,6 +14,11 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def enter(folder: Path) -> None:
+    with replace_folder(folder):
+        pytest.fail("began work that cannot be kept")
+
+
 def test_a_new_folder_appears_only_at_the_end(tmp_path: Path) -> None:
     with replace_folder(tmp_path / "deep" / "target") as new:
         (new / "a").write_text("1")
@@ -36,9 +41,14 @@ def test_an_old_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
 def test_an_error_leaves_the_old_folder_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "old").write_text("0")
-    with pytest.raises(error), replace_folder(tmp_path / "target") as new:
-        (new / "a").write_text("1")
-        raise error
+
+    def fail() -> None:
+        with replace_folder(tmp_path / "target") as new:
+            (new / "a").write_text("1")
+            raise error
+
+    with pytest.raises(error):
+        fail()
     assert content(tmp_path) == {"target/old": b"0"}
     assert list(tmp_path.iterdir()) == [tmp_path / "target"]
 
@@ -53,8 +63,7 @@ def test_what_is_no_folder_is_not_replaced(tmp_path: Path, kind: str) -> None:
         target.symlink_to(tmp_path / ("elsewhere" if kind == "link to a folder" else "gone"))
     before = sorted(tmp_path.iterdir())
     with pytest.raises(TroikaError, match=f"cannot write {target}: a file or a link is there"):
-        with replace_folder(target):  # noqa: SIM117 - the error must come on the way in
-            pytest.fail("began to work for nothing")
+        enter(target)
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -62,8 +71,7 @@ def test_a_parent_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     target = tmp_path / "file" / "target"
     with pytest.raises(TroikaError, match=f"cannot write {target}: .*; give a folder that you may write"):
-        with replace_folder(target):  # noqa: SIM117
-            pytest.fail("began to work for nothing")
+        enter(target)
     with pytest.raises(TroikaError, match=f"cannot write {target}: .*; give a path that you may write"):
         write_atomic(target, "x")
     with pytest.raises(TroikaError, match=f"--home: cannot write {target}: "):

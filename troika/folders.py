@@ -19,9 +19,7 @@ def replace_folder(folder: Path) -> Iterator[Path]:
         TroikaError: the parent folder cannot be written, or `folder` is a file or a link.
     """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise TroikaError(
-            f"cannot write {folder}: it is a {'link' if folder.is_symlink() else 'file'}, not a folder"
-        )
+        raise TroikaError(f"cannot write {folder}: a file or a link is there; remove it, or give another path")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))

@@ -106,6 +106,6 @@ def _held_against(measure: Measure, limit: Limit) -> Measure:
 def _reason(measure: Measure) -> str:
     if measure.value is None:
         return f"{measure.name} {measure.note}, but its limit is {measure.limit}"
-    interval = "" if measure.low is None else f" [{measure.low:.4g}, {measure.high:.4g}]"
+    interval = "" if measure.low is None or measure.high is None else f" [{measure.low:.4g}, {measure.high:.4g}]"
     verb = "is outside" if measure.result == "failed" else "is too close to call against"
     return f"{measure.name} = {measure.value:.4g}{interval} {verb} the limit {measure.limit}"
