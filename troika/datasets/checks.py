@@ -81,7 +81,7 @@ def assign_splits(
     """
     left_out = {entry.index for entry in refused}
     members: dict[SplitName, list[int]] = {name: [] for name in SPLITS}
-    for index in sorted(range(len(keys)), key=keys.__getitem__):
+    for index in range(len(keys)):
         if index in left_out:
             continue
         # The first eight bytes decide the split, the rest the order, so neither says anything of the other.

@@ -1,0 +1,203 @@
+"""Training leaves a model with its lineage and a whole history, also when it is killed or started twice."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from quick import REPOSITORY
+from tiny_steps import Paths, run_quietly, tiny_params, write_params
+
+from components.train import train
+from troika.datasets.contract import Dataset
+from troika.datasets.dvc_hash import dvc_hash
+from troika.errors import DatasetError, ParameterError
+from troika.lineage import code_commit, package_versions
+
+
+def weights(checkpoint: Path) -> bytes:
+    return (checkpoint / "model" / "generator.safetensors").read_bytes()
+
+
+def steps_of(history: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in history.read_text().splitlines()]
+
+
+def test_a_checkpoint_says_what_it_was_made_from_and_by(made: Paths) -> None:
+    lineage = json.loads((made.checkpoint / "lineage.json").read_text())
+    info = Dataset.open(made.dataset).info
+    assert lineage["dataset"] == {
+        "name": "digits",
+        "source": "scikit-learn load_digits",
+        "content_hash": info.content_hash,
+        "dvc_hash": dvc_hash(made.dataset),
+        "counts": info.counts,
+    }
+    assert lineage["train"].pop("settings")["network"]["kind"] == "convolutional"
+    assert lineage["train"] == {
+        "family": "gan", "framework": "pytorch", "preset": "r3gan", "steps": 60, "batch_size": 16, "seed": 0
+    }  # fmt: skip
+    assert lineage["code_commit"] == code_commit()
+    assert lineage["packages"] == package_versions()
+    assert set(lineage) == {"dataset", "code_commit", "image", "packages", "train"}
+    assert json.loads((made.checkpoint / "classes.json").read_text()) == list("0123456789")
+
+
+def test_history_goes_to_the_last_step(made: Paths) -> None:
+    assert steps_of(made.history) == [50, 60]
+    line = json.loads(made.history.read_text().splitlines()[0])
+    assert set(line) == {"step", "steps", "images_per_second", "losses"}
+    assert set(line["losses"]) == {"generator", "discriminator"}
+
+
+def test_the_same_parameters_give_the_same_checkpoint(made: Paths, tmp_path: Path) -> None:
+    train(made.dataset, tmp_path / "again", tmp_path / "history.jsonl", tiny_params("train"))
+    for path in made.checkpoint.rglob("*.*"):
+        assert (tmp_path / "again" / path.relative_to(made.checkpoint)).read_bytes() == path.read_bytes()
+    train(made.dataset, tmp_path / "other", tmp_path / "history.jsonl", tiny_params("train", seed=1))
+    assert weights(tmp_path / "other") != weights(made.checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"family": "vae"}, "family: there is no 'vae'; available: gan"),
+        ({"framework": "jax"}, "framework: gan has no 'jax'; available: "),
+        ({"preset": "dcgan"}, "preset: there is no 'dcgan'; available: article, r3gan"),
+        ({"presets": {"r3gan": {"momentum": 0.9}}}, "momentum: unknown key; known keys: network, conditional"),
+        ({"presets": {"r3gan": {"loss": "hinge"}}}, "loss: Input should be 'relativistic' or 'non_saturating'"),
+        ({"presets": {"r3gan": {"network": {"kind": "unet"}}}}, "network: "),
+        ({"batch_size": 1}, "batch_size: Input should be greater than 1 (got 1)"),
+        ({"seed": 2**63}, f"seed: Input should be less than {2**63}"),
+        ({"checkpoint_seconds": 0}, "checkpoint_seconds: Input should be greater than 0"),
+    ],
+)
+def test_a_wrong_parameter_is_named_with_what_exists(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ParameterError, match="train is not valid") as caught:
+        tiny_params("train", **changes)
+    assert words in str(caught.value)
+
+
+def test_a_shape_that_no_network_makes_is_named(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (60, 9, 5), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.zeros(60, np.int64))
+    paths = ("--dataset", tmp_path / "d", "--report", tmp_path / "r", "--refused", tmp_path / "x")
+    params = ("--params", write_params(tmp_path))
+    source = ("--set", "source=npz", "--set", f"path={tmp_path / 'images.npz'}")
+    assert run_quietly("prepare_data", *paths, *params, *source)[0] == 0
+    outputs = ("--checkpoint", tmp_path / "c", "--history", tmp_path / "h", "--state", tmp_path / "state")
+    code, text = run_quietly("train", "--dataset", tmp_path / "d", *outputs, *params)
+    assert code == 1
+    assert "error: shape: " in text
+    assert "8, 14, 16, 28, 32" in text
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_changed_dataset_is_refused(made: Paths, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=f"{tmp_path} is not a dataset"):
+        train(tmp_path, tmp_path / "c", tmp_path / "h", tiny_params("train"))
+
+
+LONG = {"train": {"steps": 300, "checkpoint_seconds": 0.01}}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(made: Paths, tmp_path_factory: pytest.TempPathFactory) -> Paths:
+    paths = Paths(tmp_path_factory.mktemp("uninterrupted"))
+    train(made.dataset, paths.checkpoint, paths.history, tiny_params("train", steps=300))
+    return paths
+
+
+def start(made: Paths, folder: Path) -> "subprocess.Popen[str]":
+    """The long training in another process, with its state in `folder`."""
+    command = [
+        sys.executable, "-m", "components.train", "--dataset", str(made.dataset),
+        "--params", str(write_params(folder, LONG)), "--checkpoint", str(folder / "checkpoint"),
+        "--history", str(folder / "history.jsonl"), "--state", str(folder / "state"),
+    ]  # fmt: skip
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_history(child: "subprocess.Popen[str]", state: Path, lines: int) -> Path:
+    deadline = time.monotonic() + 60
+    while True:
+        for path in state.glob("*/history.jsonl"):
+            if len(path.read_text().splitlines()) >= lines:
+                return path
+        assert child.poll() is None, child.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_a_killed_run_goes_on_to_what_it_would_have_made(
+    made: Paths, uninterrupted: Paths, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = tmp_path / "state"
+    with start(made, tmp_path) as child:
+        killed = wait_for_history(child, state, lines=2)
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+    assert 100 <= steps_of(killed)[-1] < 300
+    assert not (tmp_path / "checkpoint").exists()
+    # As after a kill between the report of a step and the state that holds it.
+    with killed.open("a") as file:
+        file.write(json.dumps({"step": 250, "steps": 300, "images_per_second": 1.0, "losses": {}}) + "\n")
+
+    train(
+        made.dataset,
+        tmp_path / "checkpoint",
+        tmp_path / "history.jsonl",
+        tiny_params("train", **LONG["train"]),
+        state,
+    )
+    assert "resuming the training" in caplog.text
+    assert weights(tmp_path / "checkpoint") == weights(uninterrupted.checkpoint)
+    lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(50, 301, 50))
+    assert all(len(line["losses"]) == 2 for line in lines)
+    assert not any(path.is_dir() for path in state.iterdir()), "the state outlives its use"
+
+
+def test_two_at_once_on_one_state_both_finish(made: Paths, uninterrupted: Paths, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with start(made, tmp_path) as child:
+        wait_for_history(child, state, lines=1)
+        paths = (tmp_path / "second" / "checkpoint", tmp_path / "second" / "history.jsonl")
+        train(made.dataset, *paths, tiny_params("train", **LONG["train"]), state)
+        text, _ = child.communicate(timeout=120)
+    assert child.returncode == 0, text
+    for folder in (tmp_path, tmp_path / "second"):
+        assert weights(folder / "checkpoint") == weights(uninterrupted.checkpoint)
+        assert steps_of(folder / "history.jsonl") == list(range(50, 301, 50))
+
+
+def test_a_state_in_use_is_left_alone(made: Paths, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(folder: str) -> None:
+        paths = (tmp_path / folder / "checkpoint", tmp_path / folder / "history.jsonl")
+        train(made.dataset, *paths, tiny_params("train"), tmp_path / "state")
+
+    run("first")
+    (lock,) = (tmp_path / "state").iterdir()
+    assert lock.suffix == ".lock"
+    folder = lock.with_suffix("")
+    folder.mkdir()
+    (folder / "training.safetensors").write_bytes(b"of another process")
+    with FileLock(lock):
+        run("second")
+    assert "the same training is under way in another process; this one starts from nothing" in (
+        capsys.readouterr().out
+    )
+    assert (folder / "training.safetensors").read_bytes() == b"of another process"
+    assert weights(tmp_path / "second" / "checkpoint") == weights(made.checkpoint)
+
+
+def test_a_state_that_cannot_be_written_is_named(made: Paths, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ParameterError, match=f"state: cannot write {tmp_path / 'file'}"):
+        train(made.dataset, tmp_path / "c", tmp_path / "h", tiny_params("train"), tmp_path / "file")
