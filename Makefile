@@ -5,7 +5,9 @@ VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 READY := $(VENV)/.ready
 WHEELS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
-UV := "$(BIN)/uv" pip install --quiet --python "$(BIN)/python" $(WHEELS)
+# Byte code is compiled now, since images and CI often forbid writing it later: without it, each process compiles
+# PyTorch anew and every step takes seconds longer.
+UV := "$(BIN)/uv" pip install --quiet --compile-bytecode --python "$(BIN)/python" $(WHEELS)
 # Triton's Python backend and DVC's stages take the first Python on PATH.
 export PATH := $(BIN):$(PATH)
 
