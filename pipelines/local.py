@@ -137,7 +137,7 @@ class _Screen(io.TextIOBase):
         self._log.write(text)
         self._log.flush()
         if self._verbose:
-            self._terminal.write(text)
+            self._show(text)
         *lines, self._line = (self._line + text).split("\n")
         for line in lines:
             self._listen(line)
@@ -168,13 +168,21 @@ class _Screen(io.TextIOBase):
             return
         self._last = text
         redraw = bar and self._terminal.isatty()
-        if self._in_bar:
-            self._terminal.write("\r\033[K" if redraw else "\n")
         if redraw:
             text = text[: shutil.get_terminal_size().columns - 1]
-        self._terminal.write(text + ("" if redraw else "\n"))
-        self._terminal.flush()
+        before = ("\r\033[K" if redraw else "\n") if self._in_bar else ""
+        self._show(before + text + ("" if redraw else "\n"))
         self._in_bar = redraw
+
+    def _show(self, text: str) -> None:
+        try:
+            self._terminal.write(text)
+            self._terminal.flush()
+        except BrokenPipeError:
+            # Whoever listened (`| head`) has left; the run goes on, and all is in the log.
+            silence = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silence, self._terminal.fileno())
+            os.close(silence)
 
 
 @contextlib.contextmanager

@@ -136,6 +136,28 @@ def test_a_failing_step_is_named_and_its_error_shown(tmp_path: Path) -> None:
     assert "Traceback" not in finished.stdout + finished.stderr
 
 
+def test_a_run_goes_on_when_nobody_listens_any_more(
+    promoted: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    """As in `troika run | head -1`."""
+    home, _ = promoted
+    picture = home / "output" / "samples.png"
+    picture.unlink(missing_ok=True)
+    process = subprocess.Popen(
+        command(home, "--params", home / "params.yaml"),
+        cwd=REPOSITORY,
+        env=plain_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    process.stdout.close()
+    _, said = process.communicate(timeout=120)
+    assert (process.returncode, said) == (0, "")
+    assert picture.exists()
+
+
 def test_a_run_that_was_killed_in_training_goes_on_from_there(tmp_path: Path) -> None:
     params = write_params(tmp_path, promoted=True)
     arguments = ("--params", params, "--steps", "900", "--set", "train.checkpoint_seconds=0.5")
