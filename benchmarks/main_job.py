@@ -153,7 +153,7 @@ def _plain_calls(home: Path) -> None:
     publish_model(home / "bundle", verdict, home / "published.json", str(home / "store"))
     release_model(home / "published.json", home / "release.json", remote, "local", params["release_model"])
     with serve_release(remote, "local", home / "serving", exit_seconds=0) as server:  # noqa: SIM117
-        with Client(f"127.0.0.1:{server.state.grpc_port}") as client:
+        with Client(f"127.0.0.1:{server.state.grpc_port}", model=server.state.model) as client:
             save_png(grid(client.generate(100).images, 10, 6), home / "samples.png")
 
 

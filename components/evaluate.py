@@ -62,7 +62,7 @@ def evaluate(
         )
     evaluator = train_evaluator(data.train, data.info.shape, len(data.info.classes), params.evaluator)
     judged = measure(
-        OnnxGenerator(opened.folder / "model_repository" / opened.model / "1" / "model.onnx"),
+        OnnxGenerator(opened.graph),
         data,
         evaluator,
         params.samples,

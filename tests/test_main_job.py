@@ -65,7 +65,7 @@ def server(home: Path) -> Iterator[ServerState]:
 
 @pytest.fixture(scope="module")
 def generated(server: ServerState) -> Generated:
-    with Client(f"127.0.0.1:{server.grpc_port}") as client:
+    with Client(f"127.0.0.1:{server.grpc_port}", model="digits") as client:
         return client.generate(500, seed=12345)
 
 
@@ -98,7 +98,7 @@ def test_the_answer_names_the_released_model(home: Path, generated: Generated) -
 
 def test_the_same_seed_and_label_give_the_same_image_again(server: ServerState, generated: Generated) -> None:
     assert generated.labels is not None
-    with Client(f"127.0.0.1:{server.http_port}", protocol="http") as client:
+    with Client(f"127.0.0.1:{server.http_port}", "http", model="digits") as client:
         again = client.generate(1, seed=int(generated.seeds[42]), labels=int(generated.labels[42]))
     assert (again.images[0] == generated.images[42]).all()
 
@@ -167,7 +167,7 @@ def test_a_second_server_on_the_same_port_is_refused(home: Path, server: ServerS
 
 
 def test_a_store_with_one_byte_changed_is_not_served(home: Path, server: ServerState, tmp_path: Path) -> None:
-    (graph,) = (home / "store").glob("*/*/model_repository/*/1/model.onnx")
+    (graph,) = (home / "store").glob("*/*/graph_repository/*/1/model.onnx")
     before = graph.read_bytes()
     graph.chmod(0o644)
     graph.write_bytes(bytes([before[0] ^ 1]) + before[1:])

@@ -159,6 +159,7 @@ def generate(
     url: Annotated[
         str | None, typer.Option(help="HOST:PORT of a server; default: that of `troika serve`.")
     ] = None,
+    model: Annotated[str | None, typer.Option(help="The model's name; needed with --url.")] = None,
     protocol: Annotated[Protocol, typer.Option(help="Must fit the port.")] = Protocol.grpc,
     timeout: Annotated[float, typer.Option(help="Seconds for a request.")] = 30.0,
     home: Home = _HOME,
@@ -173,7 +174,8 @@ def generate(
             if state is None:
                 raise TroikaError("no server is running here: start `troika serve`, or name one with --url")
             url = f"127.0.0.1:{state.grpc_port if protocol is Protocol.grpc else state.http_port}"
-        with Client(url, protocol=protocol.value, timeout=timeout) as client:
+            model = state.model
+        with Client(url, protocol=protocol.value, timeout=timeout, model=model) as client:
             digest = _draw(client, count, seed, label, columns, out)
         typer.echo(f"{count} images of {digest}: {out}")
 
@@ -221,7 +223,7 @@ def _serve_and_draw(home: Path, remote: str, environment: str, picture: Path) ->
     server = serve_release(remote, environment, home / "serving", log_file=home / "triton-run.log", exit_seconds=0)
     with stop_on_signals(), server:
         typer.echo(f"  Triton serves {server.state.digest}, ready after {server.seconds_to_ready:.1f} s")
-        with Client(f"127.0.0.1:{server.state.grpc_port}") as client:
+        with Client(f"127.0.0.1:{server.state.grpc_port}", model=server.state.model) as client:
             _draw(client, _PICTURE_COUNT, 0, None, _PICTURE_COLUMNS, picture)
         typer.echo(f"  {_PICTURE_COUNT} images over gRPC")
 

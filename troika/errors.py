@@ -12,6 +12,8 @@ TroikaError
 └── ServingError       Triton and its client
     ├── PortInUseError     an asked-for port is taken
     ├── ServerError        the server cannot be reached or failed
+    │   ├── OverloadedError    its queue is full; it says so at once
+    │   └── DeadlineError      it did not answer in time
     └── RequestError       the request itself is wrong; repeating it cannot help
 """
 
@@ -62,6 +64,14 @@ class PortInUseError(ServingError):
 
 class ServerError(ServingError):
     """The server did not start, cannot be reached, or failed to answer."""
+
+
+class OverloadedError(ServerError):
+    """The server's queue is full, or it is stopping: this request was not begun."""
+
+
+class DeadlineError(ServerError):
+    """The answer did not come in time."""
 
 
 class RequestError(ServingError):

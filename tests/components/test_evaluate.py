@@ -126,7 +126,7 @@ def test_a_bundle_that_names_no_dataset_is_refused(made: Paths, tmp_path: Path) 
 
 def test_a_tampered_bundle_is_refused(made: Paths, tmp_path: Path) -> None:
     bundle = shutil.copytree(made.bundle, tmp_path / "bundle")
-    graph = bundle / "model_repository" / "tiny" / "1" / "model.onnx"
+    graph = bundle / "graph_repository" / "tiny_graph" / "1" / "model.onnx"
     content = bytearray(graph.read_bytes())
     content[-1] ^= 1
     graph.write_bytes(content)

@@ -20,7 +20,7 @@ PARAMS = tiny_params("export_model")
 
 
 def graph_of(bundle: Bundle) -> Path:
-    return bundle.folder / "model_repository" / bundle.model / "1" / "model.onnx"
+    return bundle.graph
 
 
 def test_a_bundle_opens_and_tells_what_it_is(made: Paths, unconditional: Paths) -> None:

@@ -78,7 +78,7 @@ def test_a_verdict_without_its_fields_is_refused(made: Paths, tmp_path: Path) ->
 
 
 def flip_weights(bundle: Path) -> None:
-    graph = bundle / "model_repository" / "tiny" / "1" / "model.onnx"
+    graph = bundle / "graph_repository" / "tiny_graph" / "1" / "model.onnx"
     content = bytearray(graph.read_bytes())
     content[-1] ^= 1
     graph.write_bytes(content)

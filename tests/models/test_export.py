@@ -10,10 +10,10 @@ from small_gans import fit_small
 from troika.datasets.contract import Dataset
 from troika.errors import BundleError
 from troika.models.contract import ModelSpec, quantise
-from troika.models.export import build_onnx, parity, run_onnx
+from troika.models.export import build_onnx, parity
 from troika.models.gan.pytorch_gan import PyTorchGAN
 from troika.models.latents import SEED_MAX, draw_latents
-from troika.onnx_session import open_session
+from troika.onnx_session import open_session, run_generator
 
 PRESETS = ("r3gan", "article")
 SEEDS = np.array([0, 1, 2, 3, 2**31, 2**32 + 5, SEED_MAX - 1, SEED_MAX], dtype=np.int64)
@@ -41,7 +41,7 @@ def test_graph_gives_the_images_of_the_framework(exported: dict[str, Exported], 
     model, path = exported[preset]
     found = parity(model, path, samples=64, seed=0)
     assert set(found["rungs"]) == {"batch_n", "batch_1", "permuted", "batch_1_to_n"}
-    images = run_onnx(open_session(path), SEEDS, labels_of(model))
+    images = run_generator(open_session(path), SEEDS, labels_of(model))
     assert images.shape == (len(SEEDS), 8, 8, 1)
     assert images.dtype == np.uint8
     assert images.std() > 5  # not all of one grey
@@ -51,12 +51,12 @@ def test_graph_gives_the_images_of_the_framework(exported: dict[str, Exported], 
 def test_an_image_does_not_depend_on_the_batch_around_it(exported: dict[str, Exported], preset: str) -> None:
     model, path = exported[preset]
     session, labels = open_session(path), labels_of(model)
-    together = run_onnx(session, SEEDS, labels).astype(int)
+    together = run_generator(session, SEEDS, labels).astype(int)
     order = np.random.default_rng(1).permutation(len(SEEDS))
-    permuted = run_onnx(session, SEEDS[order], None if labels is None else labels[order])
+    permuted = run_generator(session, SEEDS[order], None if labels is None else labels[order])
     assert np.abs(permuted - together[order]).max() <= 1
     for i in range(len(SEEDS)):
-        alone = run_onnx(session, SEEDS[i : i + 1], None if labels is None else labels[i : i + 1])
+        alone = run_generator(session, SEEDS[i : i + 1], None if labels is None else labels[i : i + 1])
         assert np.abs(alone - together[i]).max() <= 1
 
 
@@ -84,13 +84,31 @@ def test_latents_in_the_graph_are_those_of_the_reference(tmp_path: Path) -> None
         graph.graph.output.append(helper.make_tensor_value_info(reshape.output[0], TensorProto.FLOAT, None))
         session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
         seeds = np.concatenate([SEEDS, np.random.default_rng(0).integers(0, 2**63, 2000)])
-        images, latents = session.run(None, {"seed": seeds[:, None]})
+        images, latents = session.run(
+            None, {"seed": seeds[:, None], "latent": np.full((len(seeds), size), np.nan, dtype=np.float32)}
+        )
         expected = draw_latents(seeds, size)
         found = latents.reshape(len(seeds), size)
         # ONNX Runtime and numpy bring their own log, cos and sin: a value in 10^7 differs, in its last bit.
         np.testing.assert_array_max_ulp(found, expected, maxulp=1)
         assert (found != expected).sum() <= 1
         assert np.array_equal(images, quantise(latents))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_latent_can_be_given_in_place_of_a_seed(exported: dict[str, Exported], preset: str) -> None:
+    model, path = exported[preset]
+    session, labels = open_session(path), labels_of(model)
+    drawn = draw_latents(SEEDS, model.spec.latent_size)
+    by_seed = run_generator(session, SEEDS, labels)
+    instead = np.full_like(SEEDS, -1)
+    assert np.abs(run_generator(session, instead, labels, drawn).astype(int) - by_seed).max() <= 1
+    # Every second row by its seed, and never a look at the latents of those.
+    mixed = np.where(np.arange(len(SEEDS)) % 2, SEEDS, -1)
+    latents = np.where(mixed[:, None] < 0, drawn, np.float32(np.nan))
+    assert np.abs(run_generator(session, mixed, labels, latents).astype(int) - by_seed).max() <= 1
+    # Negative control: other latents, other images.
+    assert np.abs(run_generator(session, instead, labels, drawn[::-1].copy()).astype(int) - by_seed).max() > 5
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -212,7 +212,7 @@ def test_a_folder_that_is_none_or_not_sealed_is_no_bundle(tmp_path: Path) -> Non
         Bundle.open(unsealed(tmp_path / "open"))
 
 
-@pytest.mark.parametrize("name", ["golden.npz", "model_repository/tiny/1/model.onnx", "parity.json"])
+@pytest.mark.parametrize("name", ["golden.npz", "graph_repository/tiny_graph/config.pbtxt", "parity.json"])
 def test_an_incomplete_folder_cannot_be_sealed(tmp_path: Path, name: str) -> None:
     folder = unsealed(tmp_path / "bundle")
     (folder / name).unlink()

@@ -13,6 +13,7 @@ from troika.releases.bundle import Bundle, seal, write_triton_entry
 
 SHAPE = (4, 3, 1)
 CLASSES = 10
+LATENT_SIZE = 2
 
 
 def expected_images(seeds: Sequence[int], labels: Sequence[int] | None) -> NDArray[np.uint8]:
@@ -21,6 +22,13 @@ def expected_images(seeds: Sequence[int], labels: Sequence[int] | None) -> NDArr
     label = np.asarray(labels if labels is not None else [0] * len(seeds), dtype=np.int64)[:, None]
     pixel = np.arange(np.prod(SHAPE), dtype=np.int64)[None]
     images: NDArray[np.uint8] = ((seed % 251 * 7 + label * 31 + pixel * 5) % 256).astype(np.uint8)
+    return images.reshape(-1, *SHAPE)
+
+
+def expected_of_latents(latents: Sequence[Sequence[float]]) -> NDArray[np.uint8]:
+    """The same for latents, of which the tiny graph uses the whole part of the first number."""
+    whole = np.asarray(latents, dtype=np.float32)[:, :1].astype(np.int64)
+    images: NDArray[np.uint8] = ((whole + np.arange(np.prod(SHAPE), dtype=np.int64) * 5) % 256).astype(np.uint8)
     return images.reshape(-1, *SHAPE)
 
 
@@ -44,8 +52,14 @@ def tiny_graph(path: Path, conditional: bool) -> None:
             helper.make_node("Add", ["seeded", "shift"], ["labelled"]),
         ]
         last = "labelled"
+    inputs.append(helper.make_tensor_value_info("latent", TensorProto.FLOAT, ["batch", LATENT_SIZE]))
     nodes += [
-        helper.make_node("Mod", [last, "c256"], ["wrapped"]),
+        helper.make_node("Less", ["seed", "zero"], ["given"]),
+        helper.make_node("Slice", ["latent", "zero", "one", "one"], ["first"]),
+        helper.make_node("Cast", ["first"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Add", ["whole", "pixels"], ["by_latent"]),
+        helper.make_node("Where", ["given", "by_latent", last], ["chosen"]),
+        helper.make_node("Mod", ["chosen", "c256"], ["wrapped"]),
         helper.make_node("Cast", ["wrapped"], ["bytes"], to=TensorProto.UINT8),
         helper.make_node("Reshape", ["bytes", "shape"], ["image"]),
     ]
@@ -55,6 +69,8 @@ def tiny_graph(path: Path, conditional: bool) -> None:
         inputs,
         [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", *SHAPE])],
         [
+            constant("zero", [0]),
+            constant("one", [1]),
             constant("c251", [251]),
             constant("c7", [7]),
             constant("c31", [31]),
@@ -69,7 +85,7 @@ def tiny_graph(path: Path, conditional: bool) -> None:
 
 
 def tiny_spec(conditional: bool) -> dict[str, Any]:
-    return {"image_shape": list(SHAPE), "latent_size": 2, "num_classes": CLASSES, "conditional": conditional}
+    return {"image_shape": list(SHAPE), "latent_size": LATENT_SIZE, "num_classes": CLASSES, "conditional": conditional}
 
 
 def unsealed(folder: Path, conditional: bool = True, model: str = "tiny") -> Path:
@@ -80,7 +96,10 @@ def unsealed(folder: Path, conditional: bool = True, model: str = "tiny") -> Pat
     write_triton_entry(folder, model, graph, tiny_spec(conditional))
     graph.unlink()
     seeds = [0, 1, 5]
-    np.savez(folder / "golden.npz", seed=seeds, image=expected_images(seeds, None))
+    golden = {"seed": np.array(seeds)[:, None], "image": expected_images(seeds, None)}
+    if conditional:
+        golden["label"] = np.zeros((len(seeds), 1), dtype=np.int64)
+    np.savez(folder / "golden.npz", **golden)
     (folder / "parity.json").write_text("{}\n")
     (folder / "model_card.md").write_text("# tiny\n")
     return folder

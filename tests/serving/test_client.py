@@ -1,9 +1,13 @@
 """What a client gets from a real Triton: the right images by both protocols, and errors that help."""
 
+import base64
+import io
 import itertools
+import json
 import random
 import socket
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -11,12 +15,14 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from tiny_bundle import SHAPE, expected_images, tiny_bundle, tiny_spec, unsealed
+from PIL import Image
+from tiny_bundle import SHAPE, expected_images, expected_of_latents, tiny_bundle, tiny_spec, unsealed
 
 from troika.errors import RequestError, ServerError
 from troika.releases.bundle import Bundle, seal
 from troika.serving.client import MAX_SEED, Client, ModelInfo
 from troika.serving.triton import TritonServer
+from troika.serving.wire import inputs_and_outputs
 
 AT_ONCE = 0.0
 Protocol = Literal["grpc", "http"]
@@ -33,19 +39,23 @@ def protocol(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def client(server: TritonServer, protocol: Protocol) -> Iterator[Client]:
-    with Client(url(server, protocol), protocol) as client:
+    with Client(url(server, protocol), protocol, model="tiny") as client:
         yield client
 
 
 @pytest.fixture
 def plain_client(unconditional_server: TritonServer, protocol: Protocol) -> Iterator[Client]:
-    with Client(url(unconditional_server, protocol), protocol) as client:
+    with Client(url(unconditional_server, protocol), protocol, model="plain") as client:
         yield client
 
 
 def test_the_client_learns_what_the_model_is(client: Client, plain_client: Client) -> None:
-    assert client.model == ModelInfo("tiny", SHAPE, conditional=True, num_classes=10, max_batch_size=64)
-    assert plain_client.model == ModelInfo("plain", SHAPE, conditional=False, num_classes=10, max_batch_size=64)
+    assert client.model == ModelInfo(
+        "tiny", SHAPE, conditional=True, num_classes=10, latent_size=2, max_batch_size=64
+    )
+    assert plain_client.model == ModelInfo(
+        "plain", SHAPE, conditional=False, num_classes=10, latent_size=2, max_batch_size=64
+    )
 
 
 def test_images_are_those_of_the_graph_and_name_the_bundle(client: Client, conditional_bundle: Bundle) -> None:
@@ -58,6 +68,63 @@ def test_images_are_those_of_the_graph_and_name_the_bundle(client: Client, condi
     assert got.model_digest == conditional_bundle.digest
 
 
+def test_latents_can_be_given_in_place_of_seeds(client: Client, plain_client: Client) -> None:
+    latents = [[3.7, 0.0], [-10.0, 10.0], [0.0, 0.0], [3.7, 0.0]]
+    got = client.generate_from_latents(np.array(latents), labels=2)
+    assert (got.images == expected_of_latents(latents)).all()
+    assert got.seeds.tolist() == [-1] * 4
+    assert got.labels is not None
+    assert got.labels.tolist() == [2] * 4
+    many = np.random.default_rng(0).uniform(-10, 10, (150, 2)).astype(np.float32)
+    assert (plain_client.generate_from_latents(many).images == expected_of_latents(many.tolist())).all()
+
+
+@pytest.mark.parametrize(
+    ("latents", "words"),
+    [
+        ([[0.0]], r"latents must have shape \(N, 2\), got \(1, 1\)"),
+        ([0.0, 0.0], r"shape \(N, 2\), got \(2,\)"),
+        ([], r"shape \(N, 2\), got \(0,\)"),
+        ([[0.0, float("nan")]], r"latents must be numbers in -10\.\.10"),
+        ([[0.0, 10.1]], r"latents must be numbers in -10\.\.10"),
+        ([["a", "b"]], "latents must be numbers"),
+    ],
+)
+def test_unusable_latents_are_named_before_anything_is_sent(client: Client, latents: Any, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        client.generate_from_latents(latents)
+
+
+def test_images_come_for_pillow_too(client: Client) -> None:
+    got = client.generate(3)
+    for image, picture in zip(got.images, got.to_pil(), strict=True):
+        assert (np.asarray(picture) == image[:, :, 0]).all()
+
+
+@pytest.mark.parametrize("wanted", [["png_base64"], None])
+def test_png_can_be_asked_for_with_nothing_but_http_and_json(
+    server: TritonServer, wanted: list[str] | None
+) -> None:
+    """As a shell does: curl, jq, base64. Without a list of outputs all come."""
+    body: dict[str, Any] = {
+        "inputs": [
+            {"name": "seed", "datatype": "INT64", "shape": [2, 1], "data": [7, 8]},
+            {"name": "label", "datatype": "INT64", "shape": [2, 1], "data": [1, 2]},
+        ]
+    }
+    if wanted:
+        body["outputs"] = [{"name": name} for name in wanted]
+    address = f"http://{url(server, 'http')}/v2/models/tiny/infer"
+    with urllib.request.urlopen(address, json.dumps(body).encode()) as answer:
+        outputs = {output["name"]: output["data"] for output in json.load(answer)["outputs"]}
+    for number, text in enumerate(outputs["png_base64"]):
+        picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+        assert (picture == expected_images([7 + number], [1 + number])[0, :, :, 0]).all()
+    if not wanted:
+        assert outputs["seed_used"] == [7, 8]
+        assert outputs["model_digest"] == [server.state.digest] * 2
+
+
 def test_an_unconditional_model_takes_seeds_only(plain_client: Client) -> None:
     got = plain_client.generate(3, seed=1)
     assert got.labels is None
@@ -68,8 +135,8 @@ def test_an_unconditional_model_takes_seeds_only(plain_client: Client) -> None:
 
 def test_both_protocols_give_the_same_images(server: TritonServer) -> None:
     with (
-        Client(url(server, "grpc"), "grpc") as one,
-        Client(f"http://{url(server, 'http')}/", "http") as other,
+        Client(url(server, "grpc"), "grpc", model="tiny") as one,
+        Client(f"http://{url(server, 'http')}/", "http", model="tiny") as other,
     ):
         assert (one.generate(70, seed=5).images == other.generate(70, seed=5).images).all()
 
@@ -91,7 +158,7 @@ def test_an_image_does_not_depend_on_its_company(client: Client) -> None:
     alone = {row: client.generate(1, seed=row[0], labels=row[1]).images[0] for row in rows[::8]}
     random.Random(1).shuffle(rows)
     seeds, labels = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
-    together, _ = client._infer({"seed": seeds, "label": labels})
+    together = client._infer({"seed": seeds[:, None], "label": labels[:, None]}).images
     for row, image in alone.items():
         assert (together[rows.index(row)] == image).all()
     assert (together == expected_images(seeds.tolist(), labels.tolist())).all()
@@ -130,6 +197,16 @@ def test_the_last_seed_of_all_works(client: Client) -> None:
     ).all()
 
 
+def ask_for(client: Client, rows: dict[str, list[Any]]) -> None:
+    """Send rows as they are, which the client's own functions would refuse."""
+    kinds = {"seed": np.int64, "label": np.int64, "latent": np.float32}
+    arrays = {name: np.array(values, dtype=kinds[name]) for name, values in rows.items()}
+    inputs, outputs = inputs_and_outputs(
+        client._triton, {name: values.reshape(len(values), -1) for name, values in arrays.items()}
+    )
+    client._ask(lambda _: client._connection.infer(client.model.name, inputs, outputs=outputs))
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
@@ -137,15 +214,23 @@ def test_the_last_seed_of_all_works(client: Client) -> None:
         ({"seed": [1], "label": [10]}, r"label must be in 0\.\.9, got 10"),
         ({"seed": [1, 2], "label": [3, -4]}, r"label must be in 0\.\.9, got -4"),
         ({"seed": [1] * 65, "label": [1] * 65}, "batch-size must be <= 64"),
-        ({"seed": [1]}, "expected 2 inputs but got 1|missing required input"),
+        ({"seed": [1]}, r"label is missing: give one class in 0\.\.9"),
+        ({"label": [1]}, "give either seed or latent"),
+        ({"latent": [[0.0, 0.0]], "seed": [[1]], "label": [[1]]}, "give either seed or latent"),
+        ({"latent": [[0.0, np.nan]], "label": [[1]]}, r"latent must hold numbers in -10\.\.10"),
+        ({"latent": [[0.0, np.inf]], "label": [[1]]}, r"latent must hold numbers in -10\.\.10"),
+        ({"latent": [[-10.5, 0.0]], "label": [[1]]}, r"latent must hold numbers in -10\.\.10"),
+        ({"latent": [[0.0, 0.0, 0.0]], "label": [[1]]}, "unexpected shape"),
+        ({}, "give either seed or latent|must contain|expected"),
     ],
 )
 def test_the_server_refuses_too_and_again_when_asked_again(
-    client: Client, rows: dict[str, list[int]], words: str
+    client: Client, rows: dict[str, list[Any]], words: str
 ) -> None:
+    """So nothing keeps refusals and gives them out as successes, as Triton's own response cache would."""
     for _ in range(3):
         with pytest.raises(RequestError, match=words):
-            client._infer({name: np.array(values, dtype=np.int64) for name, values in rows.items()})
+            ask_for(client, rows)
     assert client.generate(1).images.shape == (1, *SHAPE)
 
 
@@ -157,7 +242,7 @@ def batching_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton
     text = config.read_text().replace("max_queue_delay_microseconds: 0", "max_queue_delay_microseconds: 200000")
     config.write_text(text.replace("count: 2", "count: 1"))
     seal(folder, "tiny", tiny_spec(conditional=True), {})
-    with TritonServer(folder, exit_seconds=AT_ONCE) as running:
+    with TritonServer(folder, exit_seconds=AT_ONCE, admin_key="open") as running:
         yield running
 
 
@@ -166,8 +251,9 @@ def test_a_bad_request_in_a_batch_fails_alone(batching_server: TritonServer) -> 
     rows[5], rows[11], rows[12] = (5, 10), (-3, 1), (12, -1)
     answers: dict[int, tuple[Any, Any]] = {}
     done = threading.Semaphore(0)
+    key = {"triton-grpc-protocol-troika-admin": "open"}
     with triton.InferenceServerClient(url(batching_server, "grpc")) as connection:
-        before = connection.get_inference_statistics("tiny").model_stats[0]
+        before = connection.get_inference_statistics("tiny", headers=key).model_stats[0]
         for number, row in enumerate(rows):
 
             def answered(result: Any, error: Any, number: int = number) -> None:
@@ -180,7 +266,7 @@ def test_a_bad_request_in_a_batch_fails_alone(batching_server: TritonServer) -> 
             connection.async_infer("tiny", inputs, answered)
         for _ in rows:
             assert done.acquire(timeout=20)
-        after = connection.get_inference_statistics("tiny").model_stats[0]
+        after = connection.get_inference_statistics("tiny", headers=key).model_stats[0]
     # Negative control: they did travel together.
     assert after.execution_count - before.execution_count <= 3
     bad = {number for number, (_, error) in answers.items() if error}
@@ -204,9 +290,9 @@ def test_why_tritons_response_cache_is_off(tmp_path: Path) -> None:
     cache = ("--cache-config=local,size=1048576",)
     with (
         TritonServer(folder, exit_seconds=AT_ONCE, arguments=cache) as server,
-        Client(url(server, "grpc")) as client,
+        Client(url(server, "grpc"), model="tiny") as client,
     ):
-        bad = {"seed": np.array([-1]), "label": np.array([0])}
+        bad = {"seed": np.array([[-1]]), "label": np.array([[0]])}
         with pytest.raises(RequestError, match="seed must be in"):
             client._infer(bad)
         with pytest.raises(ServerError, match="response cache"):
@@ -241,7 +327,7 @@ def test_a_server_that_says_nothing_is_given_up(protocol: Protocol) -> None:
 def test_a_server_that_ends_in_between_is_told(tmp_path: Path, protocol: Protocol) -> None:
     bundle = tiny_bundle(tmp_path / "bundle")
     with TritonServer(bundle.folder, exit_seconds=AT_ONCE) as server:
-        client = Client(url(server, protocol), protocol, timeout=5)
+        client = Client(url(server, protocol), protocol, timeout=5, model="tiny")
         client.generate(1)
     with client, pytest.raises(ServerError):
         client.generate(1)
@@ -251,7 +337,18 @@ def test_a_model_that_changes_between_two_requests_is_not_mixed(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = itertools.count()
-    monkeypatch.setattr(client, "_infer", lambda rows: (0, {f"sha256:{next(numbers)}"}))
+    really = client._connection.infer
+
+    class Answer:
+        """A fake of two servers behind one address."""
+
+        def __init__(self, answer: Any) -> None:
+            self._answer, self._digest = answer, f"sha256:{next(numbers)}".encode()
+
+        def as_numpy(self, name: str) -> Any:
+            return np.array([[self._digest]]) if name == "model_digest" else self._answer.as_numpy(name)
+
+    monkeypatch.setattr(client._connection, "infer", lambda *given, **named: Answer(really(*given, **named)))
     assert client.generate(64).model_digest == "sha256:0"
     with pytest.raises(ServerError, match="changed its model"):
         client.generate(65)

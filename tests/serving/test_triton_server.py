@@ -80,7 +80,7 @@ def test_a_server_serves_writes_its_state_and_leaves_nothing(
             assert len(group(state.pid)) == 3  # Negative control: Triton and two Python processes are seen.
             assert len(traces()) > 3
             assert 0 < server.seconds_to_ready < 60
-            with Client(f"127.0.0.1:{state.grpc_port}") as client:
+            with Client(f"127.0.0.1:{state.grpc_port}", model=state.model) as client:
                 assert (client.generate(2).images == expected_images([0, 1], [0, 1])).all()
             with pytest.raises(ServerError, match=f"runs already: pid {state.pid}"):
                 TritonServer(bundle.folder, state_file=state_file).__enter__()
@@ -142,7 +142,7 @@ def test_a_free_port_that_is_taken_at_the_last_moment_is_replaced(
 
 
 def spoil_graph(entry: Path) -> None:
-    (entry / "1" / "model.onnx").write_bytes(b"nonsense")
+    (entry.parents[1] / "graph_repository" / "tiny_graph" / "1" / "model.onnx").write_bytes(b"nonsense")
 
 
 def spoil_config(entry: Path) -> None:
@@ -316,7 +316,7 @@ def test_a_release_is_fetched_verified_and_served_and_survives_a_damaged_cache(
     release(remote, "staging", published, "a" * 64)
     with (
         serve_release(remote, "staging", tmp_path / "cache", exit_seconds=AT_ONCE) as server,
-        Client(f"127.0.0.1:{server.state.grpc_port}") as client,
+        Client(f"127.0.0.1:{server.state.grpc_port}", model=server.state.model) as client,
     ):
         assert client.generate(1).model_digest == bundle.digest
 
@@ -333,7 +333,7 @@ def test_a_release_is_fetched_verified_and_served_and_survives_a_damaged_cache(
 
 def test_starting_is_quick_enough_to_try_things(server: TritonServer) -> None:
     started = time.monotonic()
-    with Client(f"127.0.0.1:{server.state.grpc_port}") as client:
+    with Client(f"127.0.0.1:{server.state.grpc_port}", model=server.state.model) as client:
         client.generate(1)
     assert time.monotonic() - started < 10
     assert server.seconds_to_ready < 30

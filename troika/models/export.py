@@ -1,12 +1,14 @@
 """Make the served ONNX graph: seed (and label) -> image, with the latents drawn inside; and prove its parity.
 
-    seed  (batch, 1) -> sampler of latents.py -+
-                                               +-> core (export_core) -> quantise of contract.py -> image
-    label (batch, 1) --------------------------+
+    seed   (batch, 1) -> sampler of latents.py -+
+                                                +-> core (export_core) -> quantise of contract.py -> image
+    latent (batch, L) - instead, if seed is -1 -+
+    label  (batch, 1) --------------------------+
 
-Seeds and labels are int64, the image is uint8 (batch, H, W, C); an unconditional model has no label.
+Seeds and labels are int64, latents float32, the image is uint8 (batch, H, W, C); an unconditional model has no
+label. A row with a seed in 0..2^63-1 does not look at its latent.
 
-Seeds must lie in 0..2^63-1 and labels in 0..classes-1; a graph cannot refuse others, so the server has to.
+Labels must lie in 0..classes-1 and latents be finite; a graph cannot refuse others, so the server has to.
 Knows no framework: it works on the core's file.
 """
 
@@ -19,9 +21,9 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from troika.errors import BundleError
-from troika.models.contract import GenerativeModel, Images, Labels, ModelSpec
+from troika.models.contract import GenerativeModel, ModelSpec
 from troika.models.latents import GAMMA, MIX_1, MIX_2, TWO_PI, draw_latents
-from troika.onnx_session import open_session
+from troika.onnx_session import open_session, run_generator
 
 OPSET = 18  # the first one with BitwiseXor
 IR_VERSION = 8  # that of opset 18: every ONNX Runtime since 1.14 reads it
@@ -47,8 +49,9 @@ def build_onnx(core: Path, spec: ModelSpec, out: Path) -> None:
     model = onnx.load(core)
     _check_core(model, core, spec)
     graph = _Graph()
-    latent = _add_sampler(graph, spec.latent_size)
-    sources = {"latent": latent}
+    drawn = _add_sampler(graph, spec.latent_size)
+    given = graph.add("Less", "seed", graph.integers(np.array(0)))
+    sources = {"latent": graph.add("Where", given, "latent", drawn)}
     if spec.conditional:
         sources["label"] = graph.add("Squeeze", "label", graph.integers(np.array([1])))
     image_float = _add_core(graph, model.graph, sources)
@@ -58,6 +61,7 @@ def build_onnx(core: Path, spec: ModelSpec, out: Path) -> None:
     inputs = [helper.make_tensor_value_info("seed", TensorProto.INT64, ["batch", 1])]
     if spec.conditional:
         inputs.append(helper.make_tensor_value_info("label", TensorProto.INT64, ["batch", 1]))
+    inputs.append(helper.make_tensor_value_info("latent", TensorProto.FLOAT, ["batch", spec.latent_size]))
     output = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", height, width, channels])
     name = f"{spec.family}_{spec.framework}_{spec.preset}"
     served = helper.make_model(
@@ -71,21 +75,6 @@ def build_onnx(core: Path, spec: ModelSpec, out: Path) -> None:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise BundleError(f"the graph made of {core} is not valid ONNX: {error}") from None
     out.write_bytes(served.SerializeToString(deterministic=True))
-
-
-def run_onnx(session: Any, seeds: NDArray[np.int64], labels: Labels | None) -> Images:
-    """Images uint8 (N, H, W, C) of a served graph for seeds (N,) and, when conditional, labels (N,).
-
-    Args:
-        session: what `open_session` returned for the graph.
-        seeds: int64, each in 0..2^63-1.
-        labels: int64, or None for an unconditional model.
-    """
-    feed = {"seed": seeds[:, None]}
-    if labels is not None:
-        feed["label"] = labels[:, None]
-    images: Images = session.run(["image"], feed)[0]
-    return images
 
 
 def parity(model: GenerativeModel, onnx_path: Path, samples: int, seed: int) -> dict[str, object]:
@@ -116,12 +105,15 @@ def parity(model: GenerativeModel, onnx_path: Path, samples: int, seed: int) -> 
 
     session = _open(onnx_path)
     framework = model.sample(draw_latents(seeds, model.spec.latent_size), labels)
-    batch_n = run_onnx(session, seeds, labels)
+    batch_n = run_generator(session, seeds, labels)
     batch_1 = np.concatenate(
-        [run_onnx(session, seeds[i : i + 1], None if labels is None else labels[i : i + 1]) for i in range(single)]
+        [
+            run_generator(session, seeds[i : i + 1], None if labels is None else labels[i : i + 1])
+            for i in range(single)
+        ]
     )
     permuted = np.empty_like(batch_n)
-    permuted[order] = run_onnx(session, seeds[order], None if labels is None else labels[order])
+    permuted[order] = run_generator(session, seeds[order], None if labels is None else labels[order])
 
     rungs: dict[str, dict[str, float]] = {}
     for rung, expected, found in [

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from troika.datasets.contract import Images, Labels
-from troika.onnx_session import open_session
+from troika.onnx_session import open_session, run_generator
 
 _BATCH = 512
 
 
 class OnnxGenerator:
-    """`seed` int64 (batch, 1), perhaps `label` int64 (batch, 1) -> `image` uint8 (batch, H, W, C)."""
+    """The served graph of one bundle."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -32,8 +32,6 @@ class OnnxGenerator:
         """Images (N, H, W, C) for seeds (N,) and labels (N,); an unconditional generator ignores the labels."""
         images: list[Images] = []
         for start in range(0, len(seeds), _BATCH):
-            inputs = {"seed": seeds[start : start + _BATCH, np.newaxis]}
-            if self.conditional:
-                inputs["label"] = labels[start : start + _BATCH, np.newaxis]
-            images.append(self._session.run(["image"], inputs)[0])
+            part = slice(start, start + _BATCH)
+            images.append(run_generator(self._session, seeds[part], labels[part]))
         return np.concatenate(images)

@@ -1,10 +1,13 @@
 """A bundle: a folder that holds one model, complete and unchangeable; its manifest's sha256 is its name.
 
     manifest.json                            what the files are; see `Manifest`
-    model_repository/<model>/config.pbtxt    what Triton reads
-    model_repository/<model>/1/model.onnx    (seed, label) -> image
-    model_repository/<model>/1/model.py      what Triton runs; a copy of triton_model.py
+    model_repository/<model>/                what clients ask: config.pbtxt and 1/model.py (triton_model.py)
+    graph_repository/<model>_graph/          what it asks: config.pbtxt and 1/model.onnx, (seed, label) -> image
     golden.npz, parity.json, model_card.md   inputs with expected outputs, proof of equality, description
+
+By itself model.py runs the graph in its own process; Triton then needs the first repository and its Python
+backend only. With `--model-config-name` cuda, tensorrt or onnxruntime it asks Triton's onnxruntime backend, and
+Triton is given both repositories. Names, inputs, outputs and answers to clients are the same.
 
 Does not make the graph or judge it, and does not copy bundles about (store.py does).
 """
@@ -24,14 +27,14 @@ from troika.releases.manifest import (
     MODEL_NAME,
     Manifest,
     canonical,
+    code_file,
     digest_of,
+    graph_file,
+    graph_model,
     parse_manifest,
     read_manifest,
 )
-
-# One batch of a large image already fills a processor's cache: 64 images of 32x32x3, 16 of 64x64x3.
-VALUES_PER_BATCH = 64 * 32 * 32 * 3
-MAX_BATCH = 64
+from troika.releases.triton_config import BACKENDS, graph_config, model_config
 
 
 def seal(folder: Path, model: str, spec: Mapping[str, Any], lineage: Mapping[str, Any]) -> str:
@@ -108,6 +111,11 @@ class Bundle:
         return self.manifest.model
 
     @property
+    def graph(self) -> Path:
+        """The ONNX graph, see troika/models/export.py."""
+        return self.folder / graph_file(self.model)
+
+    @property
     def spec(self) -> dict[str, Any]:
         """Shapes and classes."""
         return self.manifest.spec
@@ -162,74 +170,43 @@ def check_names(folder: Path, present: set[str], manifest: Manifest) -> None:
 
 
 def write_triton_entry(folder: Path, model: str, onnx: Path, spec: Mapping[str, Any]) -> None:
-    """Write `model_repository/<model>/` into a bundle: config.pbtxt, the graph and the code that runs it.
+    """Write both model repositories into a bundle: configurations, the code that clients talk to, the graph.
 
     Args:
         folder: the bundle's folder, not sealed yet.
         model: the name Triton serves it by.
-        onnx: a graph with inputs `seed` int64 (batch, 1) and, when conditional, `label` int64 (batch, 1), and
-            output `image` uint8 (batch, H, W, C).
-        spec: `image_shape` (H, W, C), `conditional`, `num_classes`.
+        onnx: a graph with inputs `seed` int64 (batch, 1), `latent` float32 (batch, L) and, when conditional,
+            `label` int64 (batch, 1), and output `image` uint8 (batch, H, W, C).
+        spec: `image_shape` (H, W, C), `latent_size`, `conditional`, `num_classes`.
 
     Raises:
         BundleError: the model's name is not usable, the graph is missing, or `spec` lacks an entry.
     """
     if not MODEL_NAME.fullmatch(model):
         raise BundleError(f"model name {model!r} is not usable: lower-case letters, digits, - and _, at most 63")
-    version = folder / "model_repository" / model / "1"
+    code, graph = folder / code_file(model), folder / graph_file(model)
     try:
-        config = _config_pbtxt(model, spec)
-        version.mkdir(parents=True, exist_ok=True)
-        (version.parent / "config.pbtxt").write_text(config, encoding="utf-8")
-        shutil.copyfile(onnx, version / "model.onnx")
-        shutil.copyfile(Path(__file__).with_name("triton_model.py"), version / "model.py")
+        configurations = {
+            code: {"": model_config(model, spec)}
+            | {f"configs/{name}": model_config(model, spec, graph_model=graph_model(model)) for name in BACKENDS},
+            graph: {
+                ("" if name == "onnxruntime" else f"configs/{name}"): graph_config(model, spec, name)
+                for name in BACKENDS
+            },
+        }
+        for file, texts in configurations.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            for name, text in texts.items():
+                path = file.parents[1] / f"{name or 'config'}.pbtxt"
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+        shutil.copyfile(onnx, graph)
+        shutil.copyfile(Path(__file__).with_name("triton_model.py"), code)
     except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"spec of {model} needs image_shape, conditional and num_classes: {error!r}") from None
+        raise BundleError(
+            f"spec of {model} needs image_shape, latent_size, conditional and num_classes: {error!r}"
+        ) from None
     except OSError as error:
         raise BundleError(
             f"cannot write the Triton entry of {model}: {error.strerror}: {error.filename}"
         ) from None
-
-
-def _config_pbtxt(model: str, spec: Mapping[str, Any]) -> str:
-    height, width, channels = (int(size) for size in spec["image_shape"])
-    fitting = max(1, VALUES_PER_BATCH // (height * width * channels))
-    batch = min(MAX_BATCH, 1 << (fitting.bit_length() - 1))
-    names = ["seed", "label"] if spec["conditional"] else ["seed"]
-    inputs = ",\n".join(f'  {{ name: "{name}" data_type: TYPE_INT64 dims: [ 1 ] }}' for name in names)
-    warm = "\n".join(
-        f'  inputs {{ key: "{name}" value {{ data_type: TYPE_INT64 dims: [ 1 ] zero_data: true }} }}'
-        for name in names
-    )
-    return f"""\
-name: "{model}"
-backend: "python"
-max_batch_size: {batch}
-input [
-{inputs}
-]
-output [
-  {{ name: "image" data_type: TYPE_UINT8 dims: [ {height}, {width}, {channels} ] }},
-  {{ name: "model_digest" data_type: TYPE_STRING dims: [ 1 ] }}
-]
-instance_group [ {{ kind: KIND_CPU count: 2 }} ]
-# No delay: under load, requests that wait for a free instance form batches by themselves.
-dynamic_batching {{
-  max_queue_delay_microseconds: 0
-  default_queue_policy {{
-    max_queue_size: 1024
-    default_timeout_microseconds: 10000000
-    timeout_action: REJECT
-    allow_timeout_override: true
-  }}
-}}
-# No response cache: it would keep a refusal and give it out as a success without any output.
-model_warmup [ {{
-  name: "largest_batch"
-  batch_size: {batch}
-{warm}
-}} ]
-# What a client needs to know and Triton has no field for.
-parameters {{ key: "conditional" value {{ string_value: "{str(bool(spec["conditional"])).lower()}" }} }}
-parameters {{ key: "num_classes" value {{ string_value: "{int(spec["num_classes"])}" }} }}
-"""

@@ -20,6 +20,21 @@ MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
+def code_file(model: str) -> str:
+    """Path in a bundle of the code that Triton's Python backend runs."""
+    return f"model_repository/{model}/1/model.py"
+
+
+def graph_file(model: str) -> str:
+    """Path in a bundle of the ONNX graph."""
+    return f"graph_repository/{graph_model(model)}/1/model.onnx"
+
+
+def graph_model(model: str) -> str:
+    """The name of the graph, where Triton serves it as a model of its own."""
+    return f"{model}_graph"
+
+
 class FileEntry(BaseModel):
     """What one file must be."""
 
@@ -92,14 +107,18 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
         path = PurePosixPath(name)
         if str(path) != name or path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable():
             raise BundleError(f"{where}: {MANIFEST} lists {name!r}, which is not a plain relative path")
-    entry = f"model_repository/{manifest.model}"
-    required = (f"{entry}/config.pbtxt", f"{entry}/1/model.onnx", f"{entry}/1/model.py")
+    folders = [name.rpartition("/1/")[0] for name in (code_file(manifest.model), graph_file(manifest.model))]
+    required = [f"{folder}/config.pbtxt" for folder in folders]
+    required += [code_file(manifest.model), graph_file(manifest.model)]
     for name in (*required, "golden.npz", "parity.json", "model_card.md"):
         if name not in manifest.files:
             raise BundleError(f"{where}: {name} is missing; every bundle of {manifest.model} holds it")
     for name in manifest.files:
         # Triton would load a second model or a second version that nobody has judged.
-        foreign = name.startswith("model_repository/") and not name.startswith((f"{entry}/1/", required[0]))
+        foreign = name.partition("/")[0] in {"model_repository", "graph_repository"} and not any(
+            re.fullmatch(rf"{re.escape(folder)}/(config\.pbtxt|configs/[^/]+\.pbtxt|1/.+)", name)
+            for folder in folders
+        )
         if foreign or name == MANIFEST:
             raise BundleError(f"{where}: {name} does not belong into a bundle of {manifest.model}")
     return manifest

@@ -1,84 +1,196 @@
-"""Triton's side of a model: (seed, label) -> image and the digest of the bundle that made it.
+"""Triton's side of a model: (seed or latent, label) -> image, and the digest of the bundle that made it.
 
 Copied verbatim into every bundle as `1/model.py`, so that a bundle holds the very code that serves it. Runs
-inside Triton's Python backend, where Troika is not installed: only numpy and ONNX Runtime are.
+inside Triton's Python backend, where Troika is not installed: numpy and ONNX Runtime are, Pillow for PNG.
 """
 
+import base64
 import hashlib
+import io
 import json
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found,unused-ignore]
+
+MAX_SEED = 2**63 - 1
+MAX_LATENT = 10.0
+"""No normal number that can be drawn is larger; beyond, the network only makes noise."""
 
 
 class TritonPythonModel:
     """One instance of the model; Triton calls `initialize` once, `execute` with every batch."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the graph. An exception here makes Triton exit, and the old pods serve on."""
+        """Open the graph. An exception here makes Triton exit, and the old pods serve on."""
         config = json.loads(args["model_config"])
-        self._classes = int(config["parameters"]["num_classes"]["string_value"])
-        self._inputs = [entry["name"] for entry in config["input"]]
+        parameters = {name: entry["string_value"] for name, entry in config["parameters"].items()}
+        self._classes = int(parameters["num_classes"])
+        dims = {entry["name"]: [int(size) for size in entry["dims"]] for entry in config["input"]}
+        self._conditional = "label" in dims
+        (self._latent_size,) = dims["latent"]
 
         # <bundle>/model_repository/<model> is what Triton calls the model repository.
-        model = Path(args["model_repository"])
-        manifest = (model.parent.parent / "manifest.json").read_bytes()
-        self._digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}".encode()
+        bundle = Path(args["model_repository"]).parents[1]
+        self._digest = f"sha256:{hashlib.sha256((bundle / 'manifest.json').read_bytes()).hexdigest()}".encode()
+        self._graph: _InProcess | _AnotherModel
+        if "graph_model" in parameters:
+            self._graph = _AnotherModel(parameters["graph_model"])
+        else:
+            folder = bundle / "graph_repository" / f"{config['name']}_graph"
+            self._graph = _InProcess(folder / args["model_version"] / "model.onnx")
+        self._cache = _Cache(int(parameters["cache_bytes"]))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer every request; a wrong one gets its own error and does not harm those it was batched with.
+
+        Each request holds `seed` int64 (n, 1) or `latent` float32 (n, L) and, when conditional, `label` int64
+        (n, 1). Its answer is `image` uint8 (n, H, W, C), `model_digest` (n, 1), `seed_used` int64 (n, 1), which
+        is -1 for a latent, and, if asked for, `png_base64` (n, 1).
+        """
+        asked = [self._rows(request) for request in requests]
+        images = self._images([row for rows in asked if isinstance(rows, list) for row in rows])
+        return [
+            self._answer(request, rows, images) if isinstance(rows, list) else _refusal(rows)
+            for request, rows in zip(requests, asked, strict=True)
+        ]
+
+    def _rows(self, request: Any) -> "list[tuple[int | bytes, int]] | str":
+        """What a request asks for, (seed or bytes of the latent, label) for each image; or what is wrong with it.
+
+        Unchecked, label -1 would silently mean the last class.
+        """
+        seed, latent, label = (_numbers(request, name) for name in ("seed", "latent", "label"))
+        if (seed is None) == (latent is None):
+            return "give either seed or latent"
+        if self._conditional and label is None:
+            return f"label is missing: give one class in 0..{self._classes - 1} for each image"
+        if seed is not None and (seed < 0).any():
+            return f"seed must be in 0..{MAX_SEED}, got {seed.min()}"
+        # Not `> MAX_LATENT`, which NaN is not.
+        if latent is not None and not (np.abs(latent) <= MAX_LATENT).all():
+            return f"latent must hold numbers in {-MAX_LATENT:g}..{MAX_LATENT:g}"
+        if label is not None and ((label < 0) | (label >= self._classes)).any():
+            wrong = label[(label < 0) | (label >= self._classes)][0]
+            return f"label must be in 0..{self._classes - 1}, got {wrong}"
+        sources = seed[:, 0].tolist() if seed is not None else [row.tobytes() for row in latent]
+        return list(zip(sources, label[:, 0].tolist() if label is not None else [0] * len(sources), strict=True))
+
+    def _images(self, rows: "list[tuple[int | bytes, int]]") -> "dict[tuple[int | bytes, int], Any]":
+        """An image (H, W, C) for every different row; one run of the graph for those that are not in the cache."""
+        images = {row: self._cache.get(row) for row in rows}
+        missing = [row for row, image in images.items() if image is None]
+        if missing:
+            seeds = np.full((len(missing), 1), -1, dtype=np.int64)
+            latents = np.zeros((len(missing), self._latent_size), dtype=np.float32)
+            for number, (source, _) in enumerate(missing):
+                if isinstance(source, bytes):
+                    latents[number] = np.frombuffer(source, dtype=np.float32)
+                else:
+                    seeds[number] = source
+            feed = {"seed": seeds, "latent": latents}
+            if self._conditional:
+                feed["label"] = np.array([[label] for _, label in missing], dtype=np.int64)
+            for row, image in zip(missing, self._graph.run(feed), strict=True):
+                images[row] = image
+                self._cache.put(row, image)
+        return images
+
+    def _answer(self, request: Any, rows: "list[tuple[int | bytes, int]]", images: Any) -> Any:
+        asked = request.requested_output_names()
+        made = [images[row] for row in rows]
+        tensors = [
+            pb_utils.Tensor("image", np.stack(made)),
+            pb_utils.Tensor("model_digest", np.full((len(rows), 1), self._digest, dtype=np.object_)),
+        ]
+        if "seed_used" in asked:
+            seeds = [[source if isinstance(source, int) else -1] for source, _ in rows]
+            tensors.append(pb_utils.Tensor("seed_used", np.array(seeds, dtype=np.int64)))
+        if "png_base64" in asked:
+            coded = np.array([[_png_base64(image)] for image in made], dtype=np.object_)
+            tensors.append(pb_utils.Tensor("png_base64", coded))
+        return pb_utils.InferenceResponse(output_tensors=tensors)
+
+
+class _InProcess:
+    """The graph in ONNX Runtime, in this process."""
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime as ort  # noqa: PLC0415 - beside Triton's own ONNX Runtime there need be no second one
 
         options = ort.SessionOptions()
         # Several instances of one thread each beat one of several threads, which spin while idle.
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        graph = model / args["model_version"] / "model.onnx"
-        self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer every request; a wrong one gets its own error and does not harm those it was batched with.
+    def run(self, feed: dict[str, Any]) -> Any:
+        """Images (N, H, W, C)."""
+        return self._session.run(["image"], feed)[0]
 
-        Each request holds `seed` int64 (n, 1) and, when conditional, `label` int64 (n, 1); its answer is
-        `image` uint8 (n, H, W, C) and `model_digest` (n, 1).
-        """
-        rows = [
-            {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self._inputs}
-            for request in requests
-        ]
-        problems = [self._problem(row) for row in rows]
-        good = [row for row, problem in zip(rows, problems, strict=True) if problem is None]
-        images = iter(self._generate(good))
-        return [self._answer(next(images)) if problem is None else self._refusal(problem) for problem in problems]
 
-    def _problem(self, row: dict[str, Any]) -> str | None:
-        """What is wrong with one request, or None. Unchecked, label -1 would silently mean the last class."""
-        seed = row["seed"]
-        if (seed < 0).any():
-            return f"seed must be in 0..{2**63 - 1}, got {seed.min()}"
-        label = row.get("label")
-        if label is not None and ((label < 0) | (label >= self._classes)).any():
-            wrong = label[(label < 0) | (label >= self._classes)][0]
-            return f"label must be in 0..{self._classes - 1}, got {wrong}"
-        return None
+class _AnotherModel:
+    """The graph as a model of its own in the same Triton, such as its onnxruntime backend runs on a GPU."""
 
-    def _generate(self, rows: list[dict[str, Any]]) -> list[Any]:
-        """One run of the graph over all rows; images per request."""
-        if not rows:
-            return []
-        feed = {name: np.concatenate([row[name] for row in rows]) for name in self._inputs}
-        (images,) = self._session.run(["image"], feed)
-        ends = np.cumsum([len(row["seed"]) for row in rows])
-        return np.split(images, ends[:-1])
+    def __init__(self, name: str) -> None:
+        self._name = name
 
-    def _answer(self, images: Any) -> Any:
-        digest = np.full((len(images), 1), self._digest, dtype=np.object_)
-        tensors = [
-            pb_utils.Tensor("image", np.ascontiguousarray(images)),
-            pb_utils.Tensor("model_digest", digest),
-        ]
-        return pb_utils.InferenceResponse(output_tensors=tensors)
+    def run(self, feed: dict[str, Any]) -> Any:
+        """Images (N, H, W, C)."""
+        request = pb_utils.InferenceRequest(
+            model_name=self._name,
+            requested_output_names=["image"],
+            inputs=[pb_utils.Tensor(name, values) for name, values in feed.items()],
+            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU),
+        )
+        response = request.exec()
+        if response.has_error():
+            raise pb_utils.TritonModelException(f"{self._name}: {response.error().message()}")
+        return pb_utils.get_output_tensor_by_name(response, "image").as_numpy()
 
-    def _refusal(self, problem: str) -> Any:
-        error = pb_utils.TritonError(problem, pb_utils.TritonError.INVALID_ARG)
-        return pb_utils.InferenceResponse(output_tensors=[], error=error)
+
+class _Cache:
+    """The images that were asked for last.
+
+    Triton's own response cache keeps error answers too and gives them out as successes without any output.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._left = max_bytes
+        self._images: OrderedDict[Any, Any] = OrderedDict()
+
+    def get(self, row: Any) -> Any:
+        """The image, or None."""
+        image = self._images.get(row)
+        if image is not None:
+            self._images.move_to_end(row)
+        return image
+
+    def put(self, row: Any, image: Any) -> None:
+        """Keep a copy: the image itself is part of its batch, which would be kept whole."""
+        while self._images and self._left < image.nbytes:
+            self._left += self._images.popitem(last=False)[1].nbytes
+        if self._left >= image.nbytes:
+            self._images[row] = image.copy()
+            self._left -= image.nbytes
+
+
+def _numbers(request: Any, name: str) -> Any:
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return None if tensor is None else tensor.as_numpy()
+
+
+def _png_base64(image: Any) -> bytes:
+    from PIL import Image  # noqa: PLC0415 - only those who ask for PNG need it
+
+    file = io.BytesIO()
+    Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(file, "png")
+    return base64.b64encode(file.getvalue())
+
+
+def _refusal(problem: str) -> Any:
+    error = pb_utils.TritonError(problem, pb_utils.TritonError.INVALID_ARG)
+    return pb_utils.InferenceResponse(output_tensors=[], error=error)

@@ -1,94 +1,78 @@
 """A small client of a model served by Triton: seeds and labels in, images out.
 
 Needs numpy and tritonclient only; an application installs `troika[client]`. The same call gives the same
-images as long as the model's digest is the same.
+images as long as the model's digest is the same. For asyncio see async_client.py.
 """
 
-import json
-import operator
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from http.client import HTTPException
-from typing import Any, Literal, Self
+import time
+from collections.abc import Callable
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from troika.errors import RequestError, ServerError
+from troika.serving.client_metrics import ClientMetrics
+from troika.serving.wire import (
+    MAX_SEED,
+    Generated,
+    Labels,
+    ModelInfo,
+    Patience,
+    Protocol,
+    Rows,
+    check_address,
+    inputs_and_outputs,
+    latent_rows,
+    meaning_of,
+    only_model,
+    read_answers,
+    read_model_info,
+    seed_rows,
+    split,
+)
 
-MAX_SEED = 2**63 - 1
-_REFUSED = {"StatusCode.INVALID_ARGUMENT", "400"}
-
-
-@dataclass(frozen=True)
-class Generated:
-    """Images and all that is needed to make them again."""
-
-    images: NDArray[np.uint8]
-    """(N, H, W, C), 0..255."""
-    labels: NDArray[np.int64] | None
-    """(N,); None if the model takes no label."""
-    seeds: NDArray[np.int64]
-    """(N,)."""
-    model_digest: str
-    """The bundle that made them, `sha256:<hex>`, as the server says."""
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What the server says about its model."""
-
-    name: str
-    image_shape: tuple[int, int, int]
-    """Height, width, channels."""
-    conditional: bool
-    """Whether a label is an input."""
-    num_classes: int
-    max_batch_size: int
+__all__ = ["MAX_SEED", "Client", "Generated", "ModelInfo"]
 
 
 class Client:
-    """A connection to one served model; a context manager.
+    """A connection to one served model; a context manager. One thread at a time may use it.
 
     Args:
         url: `host:port`, with or without `http://` or `grpc://`.
         protocol: `grpc` or `http`; must fit the port.
-        timeout: seconds after which a single request is given up.
-        model: the model's name; needed only where the server does not tell which models it has.
+        timeout: seconds after which a request, with its repetitions, is given up. The server is told, and does
+            not begin what nobody waits for any more.
+        model: the model's name; needed where the server does not tell which models it has, as most do not.
+        retries: how often a request is repeated that the server did not answer or was too busy for.
+        metrics: where requests are counted; see ClientMetrics.
 
     Raises:
-        RequestError: url, protocol or timeout is not usable, or none of several models was named.
+        RequestError: url, protocol, timeout or retries is not usable, or the model must be named.
         ServerError: nothing answers there.
     """
 
     def __init__(
         self,
         url: str,
-        protocol: Literal["grpc", "http"] = "grpc",
+        protocol: Protocol = "grpc",
         timeout: float = 30.0,
         model: str | None = None,
+        *,
+        retries: int = 2,
+        metrics: ClientMetrics | None = None,
     ) -> None:
-        if protocol not in {"grpc", "http"}:
-            raise RequestError(f"protocol {protocol!r} is not known: give grpc or http")
-        if not timeout > 0:
-            raise RequestError(f"timeout must be more than 0 seconds, got {timeout}")
-        self._url = url.removeprefix("http://").removeprefix("grpc://").rstrip("/")
-        host, colon, port = self._url.rpartition(":")
-        if not host or not colon or not port.isdecimal() or "/" in self._url:
-            raise RequestError(f"url {url!r} is not usable: give host:port, such as localhost:8001")
-        self._protocol = protocol
+        self._address = check_address(url, protocol, timeout, retries)
+        self._protocol, self._timeout, self._retries, self._metrics = protocol, timeout, retries, metrics
         self._triton, options = _flavour(protocol, timeout)
-        self._limit = {"client_timeout": timeout} if protocol == "grpc" else {}
-        self._connection = self._triton.InferenceServerClient(self._url, **options)
+        self._connection = self._triton.InferenceServerClient(self._address, **options)
         try:
             self.model = self._read_model(model)
         except BaseException:
             self.close()
             raise
 
-    def generate(
-        self, count: int, seed: int = 0, labels: int | Sequence[int] | NDArray[np.int64] | None = None
-    ) -> Generated:
+    def generate(self, count: int, seed: int = 0, labels: Labels = None) -> Generated:
         """Make `count` images; image i is drawn with seed + i. Many are asked for in several requests.
 
         Args:
@@ -99,26 +83,23 @@ class Client:
 
         Raises:
             RequestError: an argument is not usable (named), or the server refused the request.
-            ServerError: the server failed, is too busy, cannot be reached, or changed its model in between.
+            OverloadedError: the server is too busy.
+            DeadlineError: the answer did not come in time.
+            ServerError: the server failed, cannot be reached, or changed its model in between.
         """
-        count = _whole("count", count, 1, MAX_SEED)
-        seed = _whole("seed", seed, 0, MAX_SEED)
-        if seed + count - 1 > MAX_SEED:
-            raise RequestError(f"seed must be at most {MAX_SEED - count + 1} for {count} images, got {seed}")
-        rows = {"seed": np.arange(count, dtype=np.int64) + seed}
-        chosen = self._labels(count, labels)
-        if chosen is not None:
-            rows["label"] = chosen
+        return self._infer(seed_rows(self.model, count, seed, labels))
 
-        images = np.empty((count, *self.model.image_shape), dtype=np.uint8)
-        digests: set[str] = set()
-        for start in range(0, count, self.model.max_batch_size):
-            part = slice(start, start + self.model.max_batch_size)
-            images[part], digest = self._infer({name: values[part] for name, values in rows.items()})
-            digests |= digest
-        if len(digests) != 1:
-            raise ServerError(f"{self._url} changed its model between two requests ({digests}); ask again")
-        return Generated(images, chosen, rows["seed"], digests.pop())
+    def generate_from_latents(self, latents: NDArray[np.float32], labels: Labels = None) -> Generated:
+        """Make one image from each latent.
+
+        Args:
+            latents: (N, model.latent_size), each number in -10..10; the model was trained on normal numbers.
+            labels: as for `generate`.
+
+        Raises:
+            RequestError: and the other errors of `generate`.
+        """
+        return self._infer(latent_rows(self.model, latents, labels))
 
     def close(self) -> None:
         """End the connection."""
@@ -130,87 +111,60 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _labels(
-        self, count: int, labels: int | Sequence[int] | NDArray[np.int64] | None
-    ) -> NDArray[np.int64] | None:
-        classes = self.model.num_classes
-        if not self.model.conditional:
-            if labels is not None:
-                raise RequestError(f"labels must be left out: {self.model.name} is unconditional")
-            return None
-        if labels is None:
-            return np.arange(count, dtype=np.int64) % classes
-        if isinstance(labels, np.ndarray):
-            labels = labels.tolist()
-        if not isinstance(labels, Sequence):
-            return np.full(count, _whole("labels", labels, 0, classes - 1), dtype=np.int64)
-        if len(labels) != count:
-            raise RequestError(f"labels must be one for all or one per image: got {len(labels)} for count={count}")
-        return np.array([_whole("labels", label, 0, classes - 1) for label in labels], dtype=np.int64)
+    def _infer(self, rows: Rows) -> Generated:
+        answers = []
+        for part in split(rows, self.model.max_batch_size):
+            inputs, outputs = inputs_and_outputs(self._triton, part)
 
-    def _infer(self, rows: dict[str, NDArray[np.int64]]) -> tuple[NDArray[np.uint8], set[str]]:
-        inputs = []
-        for name, values in rows.items():
-            entry = self._triton.InferInput(name, [len(values), 1], "INT64")
-            entry.set_data_from_numpy(values[:, None])
-            inputs.append(entry)
-        result = self._ask(lambda: self._connection.infer(self.model.name, inputs, **self._limit))
-        images = result.as_numpy("image")
-        if images is None:
-            raise ServerError(f"{self._url} answered without an image; is Triton's response cache on? Turn it off")
-        return images, {digest.decode() for digest in result.as_numpy("model_digest").ravel()}
+            def ask(seconds: float, inputs: list[Any] = inputs, outputs: list[Any] = outputs) -> Any:
+                limit = {"client_timeout": seconds} if self._protocol == "grpc" else {}
+                microseconds = int(seconds * 1e6)
+                return self._connection.infer(
+                    self.model.name, inputs, outputs=outputs, timeout=microseconds, **limit
+                )
+
+            answers.append(self._ask(ask, self._metrics))
+        return read_answers(answers, rows, self._address)
 
     def _read_model(self, name: str | None) -> ModelInfo:
-        as_json = {"as_json": True} if self._protocol == "grpc" else {}
+        def options(seconds: float) -> dict[str, Any]:
+            return {"client_timeout": seconds, "as_json": True} if self._protocol == "grpc" else {}
+
         if name is None:
-            index = self._ask(lambda: self._connection.get_model_repository_index(**self._limit, **as_json))
-            models = [entry["name"] for entry in (index.get("models", []) if as_json else index)]
-            if len(models) != 1:
-                raise RequestError(f"{self._url} serves {models}: say which one with model=")
-            name = models[0]
-        config = self._ask(lambda: self._connection.get_model_config(name, **self._limit, **as_json))
-        config = config["config"] if as_json else config
-        try:
-            parameters = config["parameters"]
-            (shape,) = (entry["dims"] for entry in config["output"] if entry["name"] == "image")
-            height, width, channels = (int(size) for size in shape)
-            return ModelInfo(
-                name=name,
-                image_shape=(height, width, channels),
-                conditional=json.loads(parameters["conditional"]["string_value"]) is True,
-                num_classes=int(parameters["num_classes"]["string_value"]),
-                max_batch_size=int(config["max_batch_size"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ServerError(f"{self._url} serves {name}, which is not a Troika model: {error!r}") from None
+            index = self._ask(lambda seconds: self._connection.get_model_repository_index(**options(seconds)))
+            models = index.get("models", []) if self._protocol == "grpc" else index
+            name = only_model([entry["name"] for entry in models], self._address)
+        config = self._ask(lambda seconds: self._connection.get_model_config(name, **options(seconds)))
+        return read_model_info(name, config["config"] if self._protocol == "grpc" else config, self._address)
 
-    def _ask(self, request: Callable[[], Any]) -> Any:
-        """Make one request; translate what can go wrong."""
-        try:
-            return request()
-        except self._triton.InferenceServerException as error:
-            words = error.message() or str(error)
-            if error.status() in _REFUSED:
-                raise RequestError(f"{self._url} refused the request: {words}") from None
-            if error.status() == "StatusCode.DEADLINE_EXCEEDED":
-                raise self._late() from None
-            if "connect" in words.lower():
-                raise self._unreachable(words) from None
-            raise ServerError(f"{self._url} failed: {words}") from None
-        except TimeoutError:
-            raise self._late() from None
-        except (OSError, HTTPException) as error:
-            # HTTPException: an answer that is not HTTP, such as that of a gRPC port.
-            raise self._unreachable(str(error)) from None
+    def _ask(self, request: Callable[[float], Any], metrics: ClientMetrics | None = None) -> Any:
+        """Make one request, with the seconds that it may take; translate and repeat what goes wrong."""
+        patience = Patience(self._timeout, self._retries)
+        while True:
+            started = time.monotonic()
+            try:
+                answer = request(patience.seconds)
+            except Exception as error:
+                meaning = meaning_of(error, self._address, self._protocol)
+                if meaning is None:
+                    raise
+                if metrics:
+                    metrics.count(self.model.name, time.monotonic() - started, meaning)
+                if isinstance(meaning, RequestError):
+                    raise meaning from None
+                pause = _pause(patience, meaning)
+            else:
+                if metrics:
+                    metrics.count(self.model.name, time.monotonic() - started)
+                return answer
+            time.sleep(pause)
 
-    def _late(self) -> ServerError:
-        return ServerError(f"{self._url} did not answer in time; give a larger timeout, or ask later")
 
-    def _unreachable(self, words: str) -> ServerError:
-        return ServerError(
-            f"nothing answers {self._protocol} requests at {self._url} ({words}); start a server with "
-            "`troika serve`, or check host and port (HTTP and gRPC have different ports)"
-        )
+def _pause(patience: Patience, error: ServerError) -> float:
+    try:
+        return patience.pause_after(error)
+    except ServerError:
+        raise error from None
 
 
 def _flavour(protocol: str, timeout: float) -> tuple[Any, dict[str, Any]]:
@@ -225,14 +179,3 @@ def _flavour(protocol: str, timeout: float) -> tuple[Any, dict[str, Any]]:
     except (ImportError, RuntimeError) as error:
         raise RequestError(f"protocol {protocol} needs `pip install troika[client]`: {error}") from None
     return triton, {"connection_timeout": timeout, "network_timeout": timeout}
-
-
-def _whole(name: str, value: Any, low: int, high: int) -> int:
-    """`value` as an integer in low..high."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise RequestError(f"{name} must be a whole number, got {value!r}") from None
-    if isinstance(value, bool) or not low <= number <= high:
-        raise RequestError(f"{name} must be in {low}..{high}, got {value!r}")
-    return number

@@ -6,6 +6,7 @@ model is current; the Git pointer does (`serve_release`).
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import tempfile
@@ -40,6 +41,9 @@ from troika.serving.triton_process import (
     stop,
 )
 
+ADMIN_HEADER = "troika-admin"
+ADMIN_APIS = "shared-memory,model-repository,statistics,trace,logging"
+"""What is closed to those without the key. Open are health, metadata, model configuration and inference."""
 _POLL_SECONDS = 0.02
 _FREE_PORT_ATTEMPTS = 3
 
@@ -97,6 +101,8 @@ class TritonServer:
         tritonserver: another `tritonserver` than that of the nvidia-pytriton wheel, with its own backends.
         start_seconds: how long it may take to be ready.
         exit_seconds: how long requests in flight may take at the end, and unloading (about 4 s).
+        admin_key: opens Triton's management (see ADMIN_APIS) to requests with the header `troika-admin`, in gRPC
+            `triton-grpc-protocol-troika-admin`. None closes it to all.
         arguments: more of Triton's own options.
     """
 
@@ -113,12 +119,14 @@ class TritonServer:
         tritonserver: Path | None = None,
         start_seconds: float = 60.0,
         exit_seconds: float = 10.0,
+        admin_key: str | None = None,
         arguments: Sequence[str] = (),
     ) -> None:
         self._folder, self._expected_digest = folder, expected_digest
         self._asked = (http_port, grpc_port, metrics_port)
         self._state_file, self._log_file, self._tritonserver = state_file, log_file, tritonserver
         self._start_seconds, self._exit_seconds, self._arguments = start_seconds, exit_seconds, arguments
+        self._admin_key = admin_key or secrets.token_urlsafe()
         self._cleanup = ExitStack()
         self.seconds_to_ready = 0.0
         """From starting the process to the model being ready."""
@@ -212,6 +220,8 @@ class TritonServer:
             f"--backend-config=python,shm-region-prefix-name={server_id}-",
             *(f"--{service}-address={HOST}" for service in SERVICES),
             *(f"--{service}-port={port}" for service, port in zip(SERVICES, ports, strict=True)),
+            f"--http-restricted-api={ADMIN_APIS}:{ADMIN_HEADER}={self._admin_key}",
+            f"--grpc-restricted-protocol={ADMIN_APIS}:{ADMIN_HEADER}={self._admin_key}",
             *self._arguments,
         ]
         cleanup.callback(remove_traces, f"{server_id}-", environment_folders())
