@@ -245,7 +245,7 @@ def test_text_and_numbers_of_any_kind_survive_sealing(tmp_path: Path) -> None:
 )
 def test_large_images_get_small_batches(tmp_path: Path, shape: tuple[int, int, int], batch: int) -> None:
     (tmp_path / "x.onnx").write_bytes(b"x")
-    spec = {"image_shape": shape, "conditional": False, "num_classes": 1}
+    spec = {"image_shape": shape, "latent_size": 2, "conditional": False, "num_classes": 1}
     write_triton_entry(tmp_path / "bundle", "tiny", tmp_path / "x.onnx", spec)
     config = (tmp_path / "bundle/model_repository/tiny/config.pbtxt").read_text()
     assert f"max_batch_size: {batch}\n" in config
@@ -257,7 +257,7 @@ def test_a_bad_name_or_spec_or_a_missing_graph_is_refused(tmp_path: Path) -> Non
     graph.write_bytes(b"x")
     with pytest.raises(BundleError, match=r"model name '\.\./x'"):
         write_triton_entry(tmp_path / "b", "../x", graph, tiny_spec(conditional=True))
-    with pytest.raises(BundleError, match="conditional"):
+    with pytest.raises(BundleError, match="latent_size"):
         write_triton_entry(tmp_path / "b", "x", graph, {"image_shape": [1, 1, 1]})
     with pytest.raises(BundleError, match="No such file"):
         write_triton_entry(tmp_path / "b", "x", tmp_path / "none.onnx", tiny_spec(conditional=True))

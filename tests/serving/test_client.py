@@ -20,6 +20,7 @@ from tiny_bundle import SHAPE, expected_images, expected_of_latents, tiny_bundle
 
 from troika.errors import RequestError, ServerError
 from troika.releases.bundle import Bundle, seal
+from troika.releases.triton_config import CACHE_BYTES
 from troika.serving.client import MAX_SEED, Client, ModelInfo
 from troika.serving.triton import TritonServer
 from troika.serving.wire import inputs_and_outputs
@@ -123,6 +124,47 @@ def test_png_can_be_asked_for_with_nothing_but_http_and_json(
     if not wanted:
         assert outputs["seed_used"] == [7, 8]
         assert outputs["model_digest"] == [server.state.digest] * 2
+
+
+def test_images_asked_for_again_are_not_made_again(tmp_path: Path) -> None:
+    folder, made = unsealed(tmp_path / "bundle"), tmp_path / "made"
+    code = folder / "model_repository" / "tiny" / "1" / "model.py"
+    counted = f"""
+def _counting(run):
+    def counted(self, feed):
+        with open({str(made)!r}, "a") as file:
+            file.write(f"{{len(feed['seed'])}}\\n")
+        return run(self, feed)
+    return counted
+
+_InProcess.run = _counting(_InProcess.run)
+"""
+    code.write_text(code.read_text() + counted)
+    config = folder / "model_repository" / "tiny" / "config.pbtxt"
+    few = SHAPE[0] * SHAPE[1] * 100  # room for 100 images
+    text = config.read_text().replace("count: 2", "count: 1").replace(f'"{CACHE_BYTES}"', f'"{few}"')
+    config.write_text(text)
+    seal(folder, "tiny", tiny_spec(conditional=True), {})
+
+    def rows() -> list[int]:
+        return [int(line) for line in made.read_text().split()]
+
+    with (
+        TritonServer(folder, exit_seconds=AT_ONCE) as server,
+        Client(url(server, "grpc"), model="tiny") as client,
+    ):
+        made.write_text("")
+        first = client.generate(50, labels=1)
+        assert (client.generate(30, seed=20, labels=1).images == first.images[20:]).all()
+        assert rows() == [50]
+        assert (client.generate(2, seed=0, labels=2).images == expected_images([0, 1], [2, 2])).all()
+        assert rows() == [50, 2]
+        same = np.zeros((40, 2))
+        assert (client.generate_from_latents(same, labels=1).images == expected_of_latents(same.tolist())).all()
+        assert rows() == [50, 2, 1]
+        client.generate(60, seed=1000)  # Pushes the oldest out.
+        assert (client.generate(50, labels=1).images == first.images).all()
+        assert 0 < rows()[-1] <= 50
 
 
 def test_an_unconditional_model_takes_seeds_only(plain_client: Client) -> None:

@@ -28,6 +28,8 @@ def model_config(model: str, spec: Mapping[str, Any], graph_model: str | None = 
         "cache_bytes": CACHE_BYTES,
         **({"graph_model": graph_model} if graph_model else {}),
     }
+    # Before Triton is ready, one model cannot ask another: with a graph model, that one warms itself up.
+    warmup = "" if graph_model else _warmup(batch, {name: of for name, of in inputs.items() if name != "latent"})
     parameters = "\n".join(
         f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in values.items()
     )
@@ -56,12 +58,7 @@ dynamic_batching {{
   }}
 }}
 # Not Triton's response cache, which keeps a refusal and gives it out as a success; model.py has its own.
-model_warmup [ {{
-  name: "largest_batch"
-  batch_size: {batch}
-{_warm({name: of for name, of in inputs.items() if name != "latent"})}
-}} ]
-# What a client needs to know and Triton has no field for, and what model.py needs to know.
+{warmup}# What a client needs to know and Triton has no field for, and what model.py needs to know.
 {parameters}
 """
 
@@ -73,7 +70,7 @@ def graph_config(model: str, spec: Mapping[str, Any], backend: str) -> str:
     declared = ",\n".join(
         f'  {{ name: "{name}" data_type: {kind} dims: [ {size} ] }}' for name, (kind, size) in inputs.items()
     )
-    device = "KIND_CPU count: 2" if backend == "onnxruntime" else "KIND_GPU count: 2"
+    device = "KIND_CPU" if backend == "onnxruntime" else "KIND_GPU"
     accelerator = _TENSORRT if backend == "tensorrt" else ""
     threads = '{ key: "intra_op_thread_count" value { string_value: "1" } }'
     return f"""\
@@ -84,15 +81,10 @@ input [
 {declared}
 ]
 output [ {{ name: "image" data_type: TYPE_UINT8 dims: [ {height}, {width}, {channels} ] }} ]
-instance_group [ {{ {device} }} ]
+instance_group [ {{ kind: {device} count: 2 }} ]
 # Requests come here in the batches that the model in front has formed.
 parameters {threads}
-{accelerator}model_warmup [ {{
-  name: "largest_batch"
-  batch_size: {batch}
-{_warm(inputs)}
-}} ]
-"""
+{accelerator}{_warmup(batch, inputs)}"""
 
 
 _TENSORRT = """\
@@ -116,8 +108,9 @@ def _inputs(spec: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
     return {"seed": ("TYPE_INT64", 1), **label, "latent": ("TYPE_FP32", int(spec["latent_size"]))}
 
 
-def _warm(inputs: Mapping[str, tuple[str, int]]) -> str:
-    return "\n".join(
+def _warmup(batch: int, inputs: Mapping[str, tuple[str, int]]) -> str:
+    zeros = "\n".join(
         f'  inputs {{ key: "{name}" value {{ data_type: {kind} dims: [ {size} ] zero_data: true }} }}'
         for name, (kind, size) in inputs.items()
     )
+    return f'model_warmup [ {{\n  name: "largest_batch"\n  batch_size: {batch}\n{zeros}\n}} ]\n'

@@ -21,12 +21,13 @@ from typing import Any, Self
 import psutil
 from filelock import FileLock
 
-from troika.errors import BundleError, PortInUseError, ReleaseError, ServerError
+from troika.errors import BundleError, ParameterError, PortInUseError, ReleaseError, ServerError
 from troika.folders import write_atomic
 from troika.releases.bundle import Bundle
 from troika.releases.manifest import MANIFEST
 from troika.releases.pointer import read_release
 from troika.releases.store import fetch
+from troika.releases.triton_config import BACKENDS
 from troika.serving.triton_process import (
     HOST,
     SERVICES,
@@ -99,6 +100,8 @@ class TritonServer:
         state_file: written when ready and removed at the end, so that other commands find the server.
         log_file: where Triton's output goes. None uses a temporary file, which is kept only if Triton fails.
         tritonserver: another `tritonserver` than that of the nvidia-pytriton wheel, with its own backends.
+        graph_backend: what runs the graph: None, ONNX Runtime inside the Python backend; else one of
+            troika.releases.triton_config.BACKENDS, Triton's onnxruntime backend, which the wheel does not have.
         start_seconds: how long it may take to be ready.
         exit_seconds: how long requests in flight may take at the end, and unloading (about 4 s).
         admin_key: opens Triton's management (see ADMIN_APIS) to requests with the header `troika-admin`, in gRPC
@@ -117,6 +120,7 @@ class TritonServer:
         state_file: Path | None = None,
         log_file: Path | None = None,
         tritonserver: Path | None = None,
+        graph_backend: str | None = None,
         start_seconds: float = 60.0,
         exit_seconds: float = 10.0,
         admin_key: str | None = None,
@@ -125,6 +129,11 @@ class TritonServer:
         self._folder, self._expected_digest = folder, expected_digest
         self._asked = (http_port, grpc_port, metrics_port)
         self._state_file, self._log_file, self._tritonserver = state_file, log_file, tritonserver
+        if graph_backend not in {None, *BACKENDS}:
+            raise ParameterError(
+                f"graph_backend must be one of {', '.join(BACKENDS)} or None, got {graph_backend!r}"
+            )
+        self._graph_backend = graph_backend
         self._start_seconds, self._exit_seconds, self._arguments = start_seconds, exit_seconds, arguments
         self._admin_key = admin_key or secrets.token_urlsafe()
         self._cleanup = ExitStack()
@@ -209,10 +218,15 @@ class TritonServer:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(bundle.folder / name)
         server_id = work.name
+        graph_options: tuple[str, ...] = ()
+        if self._graph_backend is not None:
+            graphs = work / "bundle" / "graph_repository"
+            graph_options = (f"--model-repository={graphs}", f"--model-config-name={self._graph_backend}")
         command = [
             *installation.command(work),
             f"--id={server_id}",
             f"--model-repository={work / 'bundle' / 'model_repository'}",
+            *graph_options,
             "--model-control-mode=none",
             "--disable-auto-complete-config",
             "--exit-on-error=true",
