@@ -99,6 +99,9 @@ def test_a_file_of_sections_is_read(tmp_path: Path) -> None:
         (b"", "must hold one section of `key: value` lines per step"),
         (b"- train", "must hold one section"),
         (b"train: 3", "must hold one section"),
+        (b"train: {}\nevaluate: {}\ntrain: {}\n", "'train' stands twice"),
+        (b"train: {steps: 1, steps: 2}", "'steps' stands twice"),
+        (b"train: {[1]: 2}", "is not valid YAML"),
         (b"train: !!python/object/apply:os.getcwd []", "is not valid YAML"),
     ],
 )

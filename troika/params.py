@@ -4,7 +4,7 @@ Does not hold any default: those stand in `params.yaml`, and only there.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -59,10 +59,10 @@ def read_params(path: Path) -> dict[str, dict[str, Any]]:
     """Read a whole parameter file: section name (= step name) -> plain values.
 
     Raises:
-        ParameterError: the file is missing, is not YAML, or a section is not a mapping.
+        ParameterError: the file is missing, is not YAML, holds a key twice, or a section is not a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
     except FileNotFoundError:
         raise ParameterError(f"parameter file {path} does not exist; give --params FILE") from None
     except OSError as error:
@@ -72,6 +72,20 @@ def read_params(path: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
         raise ParameterError(f"parameter file {path} must hold one section of `key: value` lines per step")
     return content
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error; PyYAML silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", key_node.start_mark)
+            if isinstance(key, Hashable):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def test_the_order_within_a_split_says_nothing_of_the_place_in_the_source() -> N
 Seeds = st.integers(0, 2**32)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=Seeds, more=st.integers(1, 80), shuffle=Seeds, repeat=st.booleans())
 def test_more_images_never_move_old_ones(seed: int, more: int, shuffle: int, repeat: bool) -> None:
     old = random_raw(80, seed=seed)
@@ -119,7 +119,7 @@ def test_more_images_never_move_old_ones(seed: int, more: int, shuffle: int, rep
     assert after.keys() == {image.tobytes() for image in images}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=Seeds, copies=st.lists(st.tuples(st.integers(0, 79), st.integers(0, 1)), max_size=30))
 def test_no_equal_pictures_stand_on_two_sides(seed: int, copies: list[tuple[int, int]]) -> None:
     raw = random_raw(80, seed=seed)
@@ -133,7 +133,7 @@ def test_no_equal_pictures_stand_on_two_sides(seed: int, copies: list[tuple[int,
 
 
 @given(share=st.floats(0.01, 0.4))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_larger_share_only_takes_from_training(share: float) -> None:
     raw = random_raw(300)
     keys = image_keys(raw)

@@ -52,7 +52,7 @@ def test_frechet_distance_in_one_dimension() -> None:
     assert frechet_distance(one, other) == pytest.approx(9 + 1.5**2)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rows=st.integers(2, 30), dimensions=st.integers(1, 12), seed=st.integers(0, 2**32))
 def test_frechet_distance_is_a_distance(rows: int, dimensions: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

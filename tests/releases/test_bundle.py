@@ -50,7 +50,7 @@ def test_equal_models_have_equal_digests_and_different_ones_do_not(tmp_path: Pat
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_changed_byte_is_found_and_its_file_named(pristine: Bundle, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(list_files(pristine.folder)))
     path = pristine.folder / name

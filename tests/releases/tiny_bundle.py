@@ -85,7 +85,12 @@ def tiny_graph(path: Path, conditional: bool) -> None:
 
 
 def tiny_spec(conditional: bool) -> dict[str, Any]:
-    return {"image_shape": list(SHAPE), "latent_size": LATENT_SIZE, "num_classes": CLASSES, "conditional": conditional}
+    return {
+        "image_shape": list(SHAPE),
+        "latent_size": LATENT_SIZE,
+        "num_classes": CLASSES,
+        "conditional": conditional,
+    }
 
 
 def unsealed(folder: Path, conditional: bool = True, model: str = "tiny") -> Path:
