@@ -3,13 +3,15 @@
 Refuses without a `promote` verdict for exactly this bundle, wherever it is called from.
 """
 
+import hashlib
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
 from components.step import run_step
 from troika.errors import NotApprovedError
-from troika.folders import sha256_file, write_atomic
+from troika.folders import write_atomic
 from troika.releases.bundle import Bundle
 from troika.releases.store import publish
 
@@ -21,7 +23,9 @@ def publish_model(bundle: Path, verdict: Path, published: Path, store: str) -> N
         bundle: folder that export_model wrote.
         verdict: file that evaluate wrote for it.
         published: JSON file to write: model, digest, store, hash of the verdict.
-        store: where models live: a folder or a file:// URL.
+        store: where models live: a folder, file://, s3:// or gs://.
+
+    With TROIKA_SIGNING_KEY, the path of a PEM file, the entry is signed too.
 
     Raises:
         NotApprovedError: the verdict is not `promote`, or is another bundle's.
@@ -29,14 +33,12 @@ def publish_model(bundle: Path, verdict: Path, published: Path, store: str) -> N
         StoreError: the store cannot be written, or holds something else under this digest.
     """
     try:
-        judged = json.loads(verdict.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        judged = verdict.read_bytes()
+    except OSError as error:
         raise NotApprovedError(f"{verdict} is not a verdict ({error}); run evaluate first") from None
-    if not isinstance(judged, dict):
-        raise NotApprovedError(f"{verdict} is not a verdict (it holds no JSON object); run evaluate first")
-    opened = Bundle.open(bundle)
-    entry = publish(opened, judged, store)
-    record = {**asdict(entry), "verdict_sha256": sha256_file(verdict)}
+    key = os.environ.get("TROIKA_SIGNING_KEY")
+    entry = publish(Bundle.open(bundle), judged, store, Path(key) if key else None)
+    record = {**asdict(entry), "verdict_sha256": f"sha256:{hashlib.sha256(judged).hexdigest()}"}
     write_atomic(published, json.dumps(record, indent=1) + "\n")
     print(f"{entry.model} {entry.digest} {'copied into' if entry.created else 'is already in'} {entry.store}")
 

@@ -102,6 +102,6 @@ def test_a_tampered_bundle_is_refused(
 
 
 def test_a_store_of_another_kind_is_named(made: Paths, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"s3://models: s3:// is not supported yet"):
-        publish_model(made.bundle, made.verdict, tmp_path / "published.json", "s3://models")
+    with pytest.raises(StoreError, match=r"ftp://models: ftp:// is not supported"):
+        publish_model(made.bundle, made.verdict, tmp_path / "published.json", "ftp://models")
     assert not (tmp_path / "published.json").exists()

@@ -1,5 +1,7 @@
 """The store takes approved bundles only, each once and whole, and gives out nothing that differs."""
 
+import hashlib
+import json
 import shutil
 import signal
 import subprocess
@@ -18,7 +20,8 @@ from tiny_bundle import tiny_bundle
 from troika.errors import BundleError, NotApprovedError, StoreError
 from troika.releases import store as store_module
 from troika.releases.bundle import Bundle, list_files
-from troika.releases.store import PublishedModel, fetch, publish, store_root
+from troika.releases.storage import Folder, Storage, open_storage
+from troika.releases.store import PublishedModel, fetch, publish, read_verdict
 
 
 @pytest.fixture
@@ -50,7 +53,22 @@ def test_publish_and_fetch_give_the_same_bundle(bundle: Bundle, tmp_path: Path) 
     assert published == PublishedModel("tiny", bundle.digest, (tmp_path / "store").as_uri(), created=True)
     got = fetch(published.store, "tiny", bundle.digest, tmp_path / "target")
     assert Bundle.open(tmp_path / "target", bundle.digest).manifest == got.manifest == bundle.manifest
-    assert list((tmp_path / "store" / "tiny").iterdir()) == [entry_of(tmp_path / "store", bundle)]
+    entry = entry_of(tmp_path / "store", bundle)
+    assert {path.name for path in entry.parent.iterdir()} == {entry.name, f"{entry.name}.verdicts"}
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["tiny"]
+
+
+def test_the_verdict_is_kept_as_it_was(bundle: Bundle, tmp_path: Path) -> None:
+    text = json.dumps(promote(bundle)).encode() + b"  "
+    sha256 = f"sha256:{hashlib.sha256(text).hexdigest()}"
+    store = publish(bundle, text, tmp_path / "store").store
+    assert read_verdict(store, "tiny", bundle.digest, sha256) == text
+    assert read_verdict(store, "tiny", bundle.digest, "sha256:" + "0" * 64) is None
+    (path,) = (tmp_path / "store").glob("tiny/*.verdicts/*.json")
+    path.unlink()
+    path.write_bytes(text.replace(b"promote", b"PROMOTE"))
+    with pytest.raises(StoreError, match="was changed"):
+        read_verdict(store, "tiny", bundle.digest, sha256)
 
 
 def test_publishing_again_changes_nothing(bundle: Bundle, tmp_path: Path) -> None:
@@ -128,7 +146,7 @@ def test_a_kill_in_the_middle_leaves_nothing_acceptable_and_a_rerun_completes_it
         assert process.stdout.readline() == "here\n"
         process.send_signal(signal.SIGKILL)
     entry = entry_of(tmp_path / "store", bundle)
-    assert entry.is_dir()
+    assert entry.is_dir() == (files_done != "0")
     if files_done == "all":
         assert set(list_files(entry)) == set(bundle.manifest.files)
     with pytest.raises(StoreError, match="not complete"):
@@ -150,7 +168,8 @@ def test_two_publishers_at_once_both_succeed_with_one_entry(bundle: Bundle, tmp_
         created = [future.result() for future in [pool.submit(work) for _ in range(4)]]
     assert created.count(True) == 1
     Bundle.open(entry_of(tmp_path / "store", bundle), bundle.digest)
-    assert len(list((tmp_path / "store" / "tiny").iterdir())) == 1
+    assert len(list((tmp_path / "store" / "tiny").iterdir())) == 2
+    assert len(list((tmp_path / "store").iterdir())) == 1
 
 
 def test_a_slower_publisher_does_not_replace_the_manifest(
@@ -158,10 +177,10 @@ def test_a_slower_publisher_does_not_replace_the_manifest(
 ) -> None:
     commit = store_module._commit
 
-    def overtaken(ours: Bundle, entry: Path) -> bool:
+    def overtaken(ours: Bundle, storage: Storage, entry: str) -> bool:
         monkeypatch.setattr(store_module, "_commit", commit)
         assert publish(bundle, promote(bundle), tmp_path / "store").created
-        return commit(ours, entry)
+        return commit(ours, storage, entry)
 
     monkeypatch.setattr(store_module, "_commit", overtaken)
     assert not publish(bundle, promote(bundle), tmp_path / "store").created
@@ -174,16 +193,23 @@ def test_a_store_that_cannot_be_written_is_named(bundle: Bundle, tmp_path: Path)
             publish(bundle, promote(bundle), store)
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/models", "gs://bucket", "http://host/x", "file://host/models"])
-def test_a_store_of_another_kind_is_refused_by_name(bundle: Bundle, url: str) -> None:
+@pytest.mark.parametrize(
+    "url", ["s3://", "s3://key:secret@bucket", "gs:///models", "http://host/x", "file://host/models"]
+)
+def test_a_store_that_cannot_be_is_refused_by_name(bundle: Bundle, url: str) -> None:
     with pytest.raises(StoreError, match=url):
         publish(bundle, promote(bundle), url)
 
 
 def test_paths_and_file_urls_mean_the_same_folder(tmp_path: Path) -> None:
     folder = tmp_path / "with space"
-    assert store_root(folder.as_uri()) == store_root(folder) == store_root(str(folder)) == folder
-    assert store_root("relative") == Path.cwd() / "relative"
+    for store in (folder.as_uri(), folder, str(folder)):
+        storage = open_storage(store)
+        assert isinstance(storage, Folder)
+        assert storage.root == folder
+    relative = open_storage("relative")
+    assert isinstance(relative, Folder)
+    assert relative.root == Path.cwd() / "relative"
 
 
 def change_file(entry: Path, bundle: Bundle) -> None:

@@ -1,37 +1,43 @@
-"""The model store: `<store>/<model>/sha256-<hex>/`, content-addressed, each entry written once.
+"""The model store, content-addressed, each entry written once:
 
-The manifest comes last and by an exclusive operation, so an entry without one does not count and a crash
-leaves nothing that a server would accept. Does not decide what may be published: the verdict does.
+    <store>/<model>/sha256-<hex>/...                      the files of a bundle, manifest.json last
+    <store>/<model>/sha256-<hex>.verdicts/<sha256>.json   verdicts on it
+    <store>/<model>/sha256-<hex>.signature.json           if it was signed, see signing.py
+
+The manifest comes last and by an exclusive operation, so an entry without one does not count and a crash leaves
+nothing that a server would accept. Does not decide what may be published: the verdict does.
 """
 
 import hashlib
+import json
 import os
-import re
-import shutil
-import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from typing import Any, BinaryIO
 
 from pydantic import BaseModel
 
 from troika.errors import BundleError, NotApprovedError, StoreError
-from troika.folders import replace_folder, sha256_file
-from troika.releases.bundle import Bundle, check_names, list_files
+from troika.folders import replace_folder
+from troika.releases.bundle import Bundle, check_names
 from troika.releases.manifest import (
     DIGEST,
     MANIFEST,
+    MAX_MANIFEST_BYTES,
     MODEL_NAME,
     FileEntry,
+    Manifest,
     digest_of,
     parse_manifest,
-    read_manifest,
 )
+from troika.releases.signing import SIGNATURE, check_signature, sign
+from troika.releases.storage import Folder, Storage, open_storage
 
 MAX_BUNDLE_BYTES = 8 * 2**30
 _CHUNK = 2**20
+_MAX_NOTE_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -46,110 +52,158 @@ class PublishedModel:
     """False if the entry was there already."""
 
 
-def publish(bundle: Bundle, verdict: Mapping[str, Any] | BaseModel | None, store: str | Path) -> PublishedModel:
+def publish(
+    bundle: Bundle,
+    verdict: Mapping[str, Any] | BaseModel | bytes | None,
+    store: str | Path,
+    signing_key: Path | None = None,
+) -> PublishedModel:
     """Copy an approved bundle into the store. Repeating it, or two at once, makes the same single entry.
 
     Args:
         bundle: its files are checked again while they are copied.
-        verdict: `decision` must be `promote`, `bundle_digest` that of `bundle`; `reasons` explain the rest.
-        store: a path or a `file://` URL.
+        verdict: `decision` must be `promote`, `bundle_digest` that of `bundle`; `reasons` explain the rest. Kept
+            beside the entry; as bytes, exactly as they are.
+        store: a path, `file://`, `s3://` or `gs://`.
+        signing_key: PEM file of an elliptic-curve key to sign with, see signing.py.
 
     Raises:
         NotApprovedError: there is no promote verdict for exactly this bundle; gives the verdict's reasons.
         StoreError: the store cannot be written, or holds a damaged entry, which is not repaired.
         BundleError: a file of the bundle was changed after it was opened.
     """
-    _check_approved(bundle, verdict)
-    root = store_root(store)
-    entry = _entry(root, bundle.model, bundle.digest)
+    record = _check_approved(bundle, verdict)
+    storage, entry = open_storage(store), _entry(bundle.model, bundle.digest)
     try:
-        if not (entry / MANIFEST).is_file():
-            _write_entry(bundle, entry)
-            created = _commit(bundle, entry)
-        else:
-            created = False
+        complete = MANIFEST in storage.names(entry)
+        if not complete:
+            _write_files(bundle, storage, entry)
+        storage.create(f"{entry}.verdicts/{hashlib.sha256(record).hexdigest()}.json", record)
+        if signing_key is not None:
+            storage.create(f"{entry}{SIGNATURE}", sign(bundle.manifest_bytes, signing_key))
+        created = not complete and _commit(bundle, storage, entry)
     except OSError as error:
-        where = error.filename2 or error.filename or root
+        where = error.filename2 or error.filename or storage.url
+        root = storage.root if isinstance(storage, Folder) else storage.url
         raise StoreError(
-            f"cannot write model store {root}: {error.strerror}: {where}; "
+            f"cannot write model store {root}: {error.strerror or error}: {where}; "
             "give a store that you may write (--store), on a file system that has hard links"
         ) from None
     if not created:
-        _verify_entry(entry, bundle.digest)
-    return PublishedModel(bundle.model, bundle.digest, root.as_uri(), created)
+        try:
+            verify_entry(storage, bundle.model, bundle.digest)
+        except StoreError as error:
+            raise StoreError(
+                f"{error}; it is not repaired: find out who changed it, remove it by hand and publish again"
+            ) from None
+    return PublishedModel(bundle.model, bundle.digest, storage.url, created)
 
 
-def fetch(store: str | Path, model: str, digest: str, target: Path, max_bytes: int = MAX_BUNDLE_BYTES) -> Bundle:
+def fetch(
+    store: str | Path,
+    model: str,
+    digest: str,
+    target: Path,
+    max_bytes: int = MAX_BUNDLE_BYTES,
+    public_key: Path | None = None,
+) -> Bundle:
     """Copy a bundle out of the store into the folder `target`, whole or not at all; every byte is checked.
 
     Args:
-        store: a path or a `file://` URL.
+        store: as for `publish`.
         model: the model's name.
         digest: `sha256:<hex>`, as published.
         target: replaced if it exists.
         max_bytes: upper limit of the bundle's size, checked before anything is copied and while it is.
+        public_key: PEM file; with it only what its owner has signed is accepted.
 
     Raises:
-        StoreError: no such entry, or it is damaged, holds a foreign file or a link, or is too large;
-            names the file.
+        StoreError: no such entry, or it is damaged, holds a foreign file or a link, is too large, or is not
+            signed as asked for; names the file.
     """
-    entry = _entry(store_root(store), model, digest)
+    storage, entry = open_storage(store), _entry(model, digest)
     try:
-        if not (entry / MANIFEST).is_file():
-            raise StoreError(f"{entry} is not in the model store or not complete; publish {model} first")
-        manifest_bytes = read_manifest(entry)
-        if digest_of(manifest_bytes) != digest:
-            raise BundleError(f"{MANIFEST} was changed: its digest is not {digest}")
-        manifest = parse_manifest(manifest_bytes, str(entry))
-        if manifest.model != model:
-            raise BundleError(f"{MANIFEST} is of model {manifest.model}, expected {model}")
-        check_names(entry, set(list_files(entry)), manifest)
+        manifest, manifest_bytes = _read_manifest(storage, entry, model, digest)
         total = sum(file.size for file in manifest.files.values())
         if total > max_bytes:
             raise BundleError(f"it has {total} bytes, more than the limit of {max_bytes}")
+        if public_key is not None:
+            check_signature(manifest_bytes, _read_note(storage, f"{entry}{SIGNATURE}"), public_key)
         with replace_folder(target) as new:
             for name, expected in manifest.files.items():
-                _copy_checked(entry, name, expected, new / name)
+                _copy_checked(storage.open(f"{entry}/{name}"), name, expected, new / name)
             (new / MANIFEST).write_bytes(manifest_bytes)
     except BundleError as error:
-        raise StoreError(f"model store entry {entry} must not be used: {error}") from None
+        raise StoreError(f"model store entry {storage.url}/{entry} must not be used: {error}") from None
     except OSError as error:
-        raise StoreError(f"cannot copy {entry} to {target}: {error.strerror}: {error.filename}") from None
+        raise StoreError(
+            f"cannot copy {storage.url}/{entry} to {target}: {error.strerror or error}: {error.filename}"
+        ) from None
     return Bundle(target, manifest, manifest_bytes)
 
 
-def store_root(store: str | Path) -> Path:
-    """The folder that a store's URL or path means.
+def read_verdict(store: str | Path, model: str, digest: str, verdict_sha256: str) -> bytes | None:
+    """The verdict with this hash on a bundle, as `publish` was given it; None if the store has none.
 
     Raises:
-        StoreError: the URL's scheme is not supported, or it names another host.
+        StoreError: the store cannot be read, or what is there has another hash.
     """
-    text = str(store)
-    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", text):
-        return Path(text).expanduser().absolute()
-    url = urlsplit(text)
-    if url.scheme != "file":
-        raise StoreError(f"model store {text}: {url.scheme}:// is not supported yet; give a path or file:///path")
-    if url.netloc not in {"", "localhost"} or not url.path:
-        raise StoreError(
-            f"model store {text} names the host {url.netloc!r}; write file:///path with three slashes"
-        )
-    return Path(unquote(url.path))
+    wanted = verdict_sha256.removeprefix("sha256:")
+    content = _read_note(open_storage(store), f"{_entry(model, digest)}.verdicts/{wanted}.json")
+    if content is not None and hashlib.sha256(content).hexdigest() != wanted:
+        raise StoreError(f"model store {store}: the verdict {verdict_sha256} on {digest} was changed")
+    return content
 
 
-def _entry(root: Path, model: str, digest: str) -> Path:
+def verify_entry(store: str | Path | Storage, model: str, digest: str, public_key: Path | None = None) -> Manifest:
+    """Check every byte of an entry where it lies.
+
+    Raises:
+        StoreError: as for `fetch`.
+    """
+    storage = store if isinstance(store, Storage) else open_storage(store)
+    entry = _entry(model, digest)
+    try:
+        manifest, manifest_bytes = _read_manifest(storage, entry, model, digest)
+        if public_key is not None:
+            check_signature(manifest_bytes, _read_note(storage, f"{entry}{SIGNATURE}"), public_key)
+        for name, expected in manifest.files.items():
+            _copy_checked(storage.open(f"{entry}/{name}"), name, expected, None)
+    except BundleError as error:
+        raise StoreError(f"model store entry {storage.url}/{entry} must not be used: {error}") from None
+    except OSError as error:
+        raise StoreError(f"cannot read {storage.url}/{entry}: {error.strerror or error}") from None
+    return manifest
+
+
+def _entry(model: str, digest: str) -> str:
     # Both come from outside (a Git file, a command line) and become a path.
     if not MODEL_NAME.fullmatch(model):
         raise StoreError(f"model name {model!r} is not usable: lower-case letters, digits, - and _, at most 63")
     if not DIGEST.fullmatch(digest):
         raise StoreError(f"digest {digest!r} is not usable: expected sha256: and 64 hexadecimal digits")
-    return root / model / digest.replace(":", "-")
+    return f"{model}/{digest.replace(':', '-')}"
 
 
-def _check_approved(bundle: Bundle, verdict: Mapping[str, Any] | BaseModel | None) -> None:
-    content = verdict.model_dump() if isinstance(verdict, BaseModel) else verdict
-    if content is None:
+def _check_approved(bundle: Bundle, verdict: Mapping[str, Any] | BaseModel | bytes | None) -> bytes:
+    """The verdict's bytes, or NotApprovedError."""
+    if verdict is None:
         raise NotApprovedError(f"{bundle.model} {bundle.digest} has no verdict; run evaluate first")
+    if isinstance(verdict, bytes):
+        record = verdict
+    else:
+        plain = verdict.model_dump(mode="json") if isinstance(verdict, BaseModel) else dict(verdict)
+        record = (json.dumps(plain, indent=1) + "\n").encode()
+    try:
+        content = json.loads(record)
+    except ValueError as error:
+        raise NotApprovedError(
+            f"what is given for {bundle.model} is not a verdict ({error}); run evaluate first"
+        ) from None
+    if not isinstance(content, dict):
+        raise NotApprovedError(
+            f"what is given for {bundle.model} is not a verdict (it holds no JSON object); run evaluate first"
+        )
     decision, judged = content.get("decision"), content.get("bundle_digest")
     if judged != bundle.digest:
         raise NotApprovedError(
@@ -162,77 +216,79 @@ def _check_approved(bundle: Bundle, verdict: Mapping[str, Any] | BaseModel | Non
         raise NotApprovedError(
             f"{bundle.model} {bundle.digest}: the verdict is {decision!r}, not 'promote': {reasons}"
         )
+    return record
 
 
-def _write_entry(bundle: Bundle, entry: Path) -> None:
+def _write_files(bundle: Bundle, storage: Storage, entry: str) -> None:
     """Bring every file but the manifest into place; those left by a crash are kept if right."""
-    entry.mkdir(parents=True, exist_ok=True)
-    # Outside the entry, so that a crash leaves no foreign file in it. `.incoming-*` may be removed when idle.
-    incoming = Path(tempfile.mkdtemp(prefix=".incoming-", dir=entry.parent))
+    present = set(storage.names(entry))
     try:
-        for name, expected in bundle.manifest.files.items():
-            target = entry / name
-            if target.is_symlink() or target.parent.resolve() != entry.resolve() / Path(name).parent:
-                raise StoreError(f"model store entry {entry}: {name} is a symbolic link; remove the entry by hand")
-            if target.is_file() and sha256_file(target) == f"sha256:{expected.sha256}":
-                continue
-            copied = incoming / "file"
-            _copy_checked(bundle.folder, name, expected, copied)
-            copied.chmod(0o444)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            copied.replace(target)
-    finally:
-        shutil.rmtree(incoming, ignore_errors=True)
-    try:
-        check_names(entry, {*list_files(entry), MANIFEST}, bundle.manifest)
+        check_names(Path(entry), {*bundle.manifest.files, *present, MANIFEST}, bundle.manifest)
     except BundleError as error:
-        raise StoreError(f"model store entry {entry} holds what it should not: {error}") from None
+        raise StoreError(f"model store {storage.url} holds what it should not: {error}") from None
+    with storage.scratch() as scratch:
+        for name, expected in bundle.manifest.files.items():
+            if name in present and _is_right(storage, f"{entry}/{name}", expected):
+                continue
+            source = Folder(bundle.folder).open(name)
+            _copy_checked(source, name, expected, scratch / "file")
+            storage.put(scratch / "file", f"{entry}/{name}")
 
 
-def _commit(bundle: Bundle, entry: Path) -> bool:
-    """Put the manifest in place, which makes the entry count. False if another publisher was faster."""
-    handle, temporary = tempfile.mkstemp(prefix=".incoming-", dir=entry.parent)
+def _is_right(storage: Storage, path: str, expected: FileEntry) -> bool:
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(bundle.manifest_bytes)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o444)
-        # Unlike a rename, a link never replaces: of two publishers exactly one gets through.
-        (entry / MANIFEST).hardlink_to(temporary)
-    except FileExistsError:
+        _copy_checked(storage.open(path), path, expected, None)
+    except BundleError:
         return False
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    folder = os.open(entry, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
     return True
 
 
-def _verify_entry(entry: Path, digest: str) -> None:
+def _commit(bundle: Bundle, storage: Storage, entry: str) -> bool:
+    """Put the manifest in place, which makes the entry count. False if another publisher was faster."""
+    return storage.create(f"{entry}/{MANIFEST}", bundle.manifest_bytes)
+
+
+def _read_manifest(storage: Storage, entry: str, model: str, digest: str) -> tuple[Manifest, bytes]:
+    names = set(storage.names(entry))
+    if MANIFEST not in names:
+        raise StoreError(f"{storage.url}/{entry} is not in the model store or not complete; publish {model} first")
+    with storage.open(f"{entry}/{MANIFEST}") as file:
+        content = file.read(MAX_MANIFEST_BYTES + 1)
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
+    if digest_of(content) != digest:
+        raise BundleError(f"{MANIFEST} was changed: its digest is not {digest}")
+    manifest = parse_manifest(content, entry)
+    if manifest.model != model:
+        raise BundleError(f"{MANIFEST} is of model {manifest.model}, expected {model}")
+    check_names(Path(entry), names, manifest)
+    return manifest, content
+
+
+def _read_note(storage: Storage, path: str) -> bytes | None:
     try:
-        Bundle.open(entry, digest)
-    except BundleError as error:
-        raise StoreError(
-            f"model store entry {entry} differs from what was published: {error}; it is not repaired: "
-            "find out who changed it, remove it by hand and publish again"
-        ) from None
+        with storage.open(path) as file:
+            content = file.read(_MAX_NOTE_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    if len(content) > _MAX_NOTE_BYTES:
+        raise StoreError(f"{storage.url}/{path} is larger than {_MAX_NOTE_BYTES} bytes")
+    return content
 
 
-def _copy_checked(folder: Path, name: str, expected: FileEntry, target: Path) -> None:
-    """Copy one file, reading no more than it should hold and following no link, and compare its sha256."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _copy_checked(source: BinaryIO, name: str, expected: FileEntry, target: Path | None) -> None:
+    """Copy one file, or only read it, and no more than it should hold; compare its sha256."""
     sha256, left = hashlib.sha256(), expected.size + 1
-    source = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(source, "rb") as reader, target.open("wb") as writer:
+    if target is not None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with source as reader, target.open("wb") if target else nullcontext() as writer:
         while left > 0 and (chunk := reader.read(min(_CHUNK, left))):
             sha256.update(chunk)
-            writer.write(chunk)
             left -= len(chunk)
-        writer.flush()
-        os.fsync(writer.fileno())
+            if writer:
+                writer.write(chunk)
+        if writer:
+            writer.flush()
+            os.fsync(writer.fileno())
     if left != 1 or sha256.hexdigest() != expected.sha256:
-        raise BundleError(f"{folder}: {name} was changed: its sha256 is not {expected.sha256}")
+        raise BundleError(f"{name} was changed: its sha256 is not {expected.sha256}")
