@@ -5,13 +5,13 @@ Refuses without a `promote` verdict for exactly this bundle, wherever it is call
 
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
 from components.step import run_step
 from troika.errors import NotApprovedError
 from troika.folders import write_atomic
+from troika.releases import local
 from troika.releases.bundle import Bundle
 from troika.releases.store import publish
 
@@ -36,8 +36,7 @@ def publish_model(bundle: Path, verdict: Path, published: Path, store: str) -> N
         judged = verdict.read_bytes()
     except OSError as error:
         raise NotApprovedError(f"{verdict} is not a verdict ({error}); run evaluate first") from None
-    key = os.environ.get("TROIKA_SIGNING_KEY")
-    entry = publish(Bundle.open(bundle), judged, store, Path(key) if key else None)
+    entry = publish(Bundle.open(bundle), judged, store, local.signing_key())
     record = {**asdict(entry), "verdict_sha256": f"sha256:{hashlib.sha256(judged).hexdigest()}"}
     write_atomic(published, json.dumps(record, indent=1) + "\n")
     print(f"{entry.model} {entry.digest} {'copied into' if entry.created else 'is already in'} {entry.store}")

@@ -4,6 +4,7 @@ Does not touch a cluster: whatever follows the repository (Argo CD, Flux, `troik
 """
 
 import json
+import tempfile
 from pathlib import Path
 
 from pydantic import Field
@@ -12,8 +13,10 @@ from components.step import run_step
 from troika.errors import ReleaseError
 from troika.folders import write_atomic
 from troika.params import Params
+from troika.releases import local
 from troika.releases.pointer import release as move_pointer
 from troika.releases.store import PublishedModel
+from troika.serving.golden import check_published
 
 
 class ReleaseModelParams(Params):
@@ -21,12 +24,14 @@ class ReleaseModelParams(Params):
 
     branch: str
     attempts: int = Field(ge=1)
+    golden_test: bool
+    """Load the model with a real Triton first, and compare its answers with the golden ones."""
 
 
 def release_model(
     published: Path, release: Path, remote: str, environment: str, params: ReleaseModelParams
 ) -> None:
-    """Make one commit that changes one file, unless that is what Git already says.
+    """Test the model on a real Triton, then make one commit that changes one file, unless Git says so already.
 
     Args:
         published: file that publish_model wrote.
@@ -36,6 +41,9 @@ def release_model(
         params: section `release_model`.
 
     Raises:
+        ServerError: Triton cannot load it, answers otherwise than promised, or is not installed here (then set
+            golden_test to false, and test elsewhere).
+        StoreError: the model is not in the store, whole and right.
         SupersededError: another model has been released there in the meantime.
         ReleaseError: Git refuses, or cannot be reached.
     """
@@ -45,6 +53,10 @@ def release_model(
         entry = PublishedModel(**record)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ReleaseError(f"{published} is not what publish_model writes ({error})") from None
+    if params.golden_test:
+        with tempfile.TemporaryDirectory(prefix="troika-golden-") as scratch:
+            golden = check_published(entry.store, entry.model, entry.digest, Path(scratch), local.verify_key())
+        print(f"Triton gives its {golden.images} golden images, ready after {golden.seconds_to_ready:.1f} s")
     made, commit, created = move_pointer(
         remote, environment, entry, verdict_sha256, branch=params.branch, attempts=params.attempts
     )

@@ -3,14 +3,16 @@
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from troika import cli_releases
 from troika.errors import ParameterError, TroikaError
 
 app = typer.Typer(
@@ -129,6 +131,7 @@ def serve(
             local.release_remote(home),
             local.environment(),
             home / "serving",
+            public_key=local.verify_key(),
             http_port=http_port,
             grpc_port=grpc_port,
             metrics_port=metrics_port,
@@ -197,6 +200,30 @@ def pipeline(
         typer.echo(f"{out}: upload it in the Kubeflow UI under Pipelines")
 
 
+def _add(command: Callable[..., None], example: str) -> None:
+    """Take a command over from another module, with this one's way of telling errors."""
+
+    @wraps(command)
+    def told(*arguments: Any, **options: Any) -> None:
+        with _clear_errors():
+            command(*arguments, **options)
+
+    app.command(epilog=example)(told)
+
+
+_add(
+    cli_releases.release,
+    "Examples:  troika release 3f4dee2a6833 --to staging  |  troika release --from staging --to production",
+)
+_add(
+    cli_releases.rollback,
+    "Examples:  troika rollback --to production  |  troika rollback --to production --version 4",
+)
+_add(cli_releases.releases, "Examples:  troika releases  |  troika releases --to production -n 5 --json")
+_add(cli_releases.verify, "Example:  troika verify --to production --server 10.0.0.7:8001 --server 10.0.0.8:8001")
+_add(cli_releases.gc, "Examples:  troika gc  |  troika gc --older-than 30 --keep digits@sha256:... --yes")
+
+
 def _sections(params: Path, changes: list[str] | None, train: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The parameter file with the changes of the command line; every section checked by its step."""
     from importlib import import_module
@@ -217,10 +244,18 @@ def _sections(params: Path, changes: list[str] | None, train: dict[str, Any]) ->
 
 
 def _serve_and_draw(home: Path, remote: str, environment: str, picture: Path) -> None:
+    from troika.releases import local
     from troika.serving.client import Client
     from troika.serving.triton import serve_release, stop_on_signals
 
-    server = serve_release(remote, environment, home / "serving", log_file=home / "triton-run.log", exit_seconds=0)
+    server = serve_release(
+        remote,
+        environment,
+        home / "serving",
+        public_key=local.verify_key(),
+        log_file=home / "triton-run.log",
+        exit_seconds=0,
+    )
     with stop_on_signals(), server:
         typer.echo(f"  Triton serves {server.state.digest}, ready after {server.seconds_to_ready:.1f} s")
         with Client(f"127.0.0.1:{server.state.grpc_port}", model=server.state.model) as client:

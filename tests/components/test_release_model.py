@@ -2,17 +2,25 @@
 
 import json
 import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_steps import run_quietly, tiny_params, write_params
 
-from components.release_model import release_model
-from troika.errors import ParameterError, ReleaseError
-from troika.releases.pointer import ensure_local_remote, read_release
+sys.path.insert(0, str(Path(__file__).parents[1] / "releases"))
 
-PARAMS = tiny_params("release_model")
+from tiny_bundle import tiny_spec, unsealed
+
+from components.release_model import release_model
+from troika.errors import ParameterError, ReleaseError, ServerError
+from troika.releases.bundle import Bundle, seal
+from troika.releases.pointer import ensure_local_remote, read_release
+from troika.releases.store import publish
+
+PARAMS = tiny_params("release_model", golden_test=False)  # Nothing is in the store that these name.
 GOOD: dict[str, Any] = {
     "model": "tiny",
     "digest": "sha256:" + "a" * 64,
@@ -135,3 +143,27 @@ def test_an_environment_that_is_no_folder_name_is_refused(remote: Path, tmp_path
 def test_attempts_out_of_range_are_named() -> None:
     with pytest.raises(ParameterError, match="attempts: Input should be greater than or equal to 1"):
         tiny_params("release_model", attempts=0)
+
+
+@pytest.mark.parametrize("spoiled", [False, True])
+def test_a_real_triton_tries_the_model_before_the_commit(
+    remote: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoiled: bool
+) -> None:
+    folder = unsealed(tmp_path / "bundle")
+    if spoiled:
+        (folder / "graph_repository" / "tiny_graph" / "1" / "model.onnx").write_bytes(b"nonsense")
+    digest = seal(folder, "tiny", tiny_spec(conditional=True), {})
+    entry = publish(Bundle.open(folder), {"decision": "promote", "bundle_digest": digest}, tmp_path / "store")
+    published = write(tmp_path, {**asdict(entry), "verdict_sha256": GOOD["verdict_sha256"]})
+    arguments = (published, tmp_path / "release.json", str(remote), "staging", tiny_params("release_model"))
+    if spoiled:
+        with pytest.raises(ServerError, match="Triton cannot serve tiny"):
+            release_model(*arguments)
+        assert read_release(remote, "staging") is None
+        assert not (tmp_path / "release.json").exists()
+        return
+    release_model(*arguments)
+    assert "Triton gives its 3 golden images" in capsys.readouterr().out
+    current = read_release(remote, "staging")
+    assert current is not None
+    assert current.digest == digest

@@ -1,5 +1,6 @@
 """The Git pointer moves by single commits; of two releases at once one wins and the other is told."""
 
+import itertools
 import shutil
 import subprocess
 import tempfile
@@ -14,7 +15,16 @@ import yaml
 from troika.errors import ReleaseError, SupersededError
 from troika.releases import git as git_module
 from troika.releases.git import Repository, without_credentials
-from troika.releases.pointer import Release, ensure_local_remote, read_release, release, release_file
+from troika.releases.pointer import (
+    Release,
+    ensure_local_remote,
+    read_environments,
+    read_history,
+    read_release,
+    release,
+    release_file,
+    rollback,
+)
 from troika.releases.store import PublishedModel
 
 VERDICT = "sha256:" + "e" * 64
@@ -364,3 +374,104 @@ def test_nothing_is_left_in_the_temporary_folder(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     release(remote, "staging", published("a"), VERDICT)
     assert not list((tmp_path / "tmp").iterdir())
+
+
+def state_of(remote: Path) -> str:
+    return git("show", f"main:{FILE}", cwd=remote)
+
+
+def revert(remote: Path, commit: str = "HEAD") -> None:
+    """As a person does it, with git alone."""
+    clone = remote.parent / f"clone-{time.monotonic_ns()}"
+    git("clone", "--quiet", str(remote), str(clone), cwd=remote.parent)
+    git("revert", "--no-edit", commit, cwd=clone)
+    git("push", "--quiet", cwd=clone)
+    shutil.rmtree(clone)
+
+
+def test_a_rollback_is_what_git_revert_makes(remote: Path, tmp_path: Path) -> None:
+    twin = ensure_local_remote(tmp_path / "twin.git")
+    for where in (remote, twin):
+        for letter in "abc":
+            release(where, "staging", published(letter), VERDICT)
+    revert(twin)
+    back, commit, created = rollback(remote, "staging")
+    assert (back.version, back.digest[-1], created) == (2, "b", True)
+    assert state_of(remote) == state_of(twin)
+    assert git("rev-parse", "main", cwd=remote).strip() == commit
+    assert git("diff", "--name-only", "HEAD~1", "HEAD", cwd=remote).split() == [FILE]
+    assert rollback(remote, "staging", 2)[2] is False
+    assert rollback(remote, "staging")[0].version == 1
+    with pytest.raises(ReleaseError, match="serves version 1, and there is none before it"):
+        rollback(remote, "staging")
+    # Any version can be gone to, also a later one.
+    assert rollback(remote, "staging", 3)[0].digest[-1] == "c"
+    with pytest.raises(ReleaseError, match=r"never had a version 7; it had 1, 2, 3"):
+        rollback(remote, "staging", 7)
+    with pytest.raises(ReleaseError, match="nothing has been released to production"):
+        rollback(remote, "production")
+
+
+@pytest.mark.parametrize("undo", [revert, lambda remote: rollback(remote, "staging")])
+def test_a_version_is_never_given_twice(remote: Path, undo: Any) -> None:
+    for letter in "ab":
+        release(remote, "staging", published(letter), VERDICT)
+    undo(remote)
+    new, _, _ = release(remote, "staging", published("c"), VERDICT)
+    assert (new.version, new.previous_digest) == (3, published("a").digest)
+
+
+def test_a_rollback_gives_way_to_a_release(remote: Path) -> None:
+    for letter in "ab":
+        release(remote, "staging", published(letter), VERDICT)
+    go = hold_pushes(remote)
+    with ThreadPoolExecutor(2) as pool:
+        futures = [
+            pool.submit(release, remote, "staging", published("c"), VERDICT),
+            pool.submit(rollback, remote, "staging"),
+        ]
+        wait_for_pushes(remote, 2)
+        go.touch()
+        outcomes = [outcome(future) for future in futures]
+    assert sum(isinstance(found, SupersededError) for found in outcomes) == 1, outcomes
+    assert len(read_history(remote, "staging")) == 3
+
+
+def test_the_history_tells_every_state(remote: Path) -> None:
+    assert read_history(remote, "staging") == []
+    assert read_environments(remote) == []
+    for letter in "ab":
+        release(remote, "staging", published(letter), VERDICT)
+        commit_other_file(remote, f"{letter}.txt")
+    release(remote, "production", published("a"), VERDICT)
+    revert(remote, "HEAD~2")
+    history = read_history(remote, "staging")
+    assert [(past.release.version, past.release.digest[-1]) for past in history] == [(1, "a"), (2, "b"), (1, "a")]
+    assert history[0].author == "Test"
+    assert history[0].text == history[2].text == state_of(remote)
+    assert len({past.commit for past in history}) == 3
+    assert read_environments(remote) == ["production", "staging"]
+
+
+def test_twenty_racing_releases_make_one_linear_history(remote: Path) -> None:
+    letters = "0123456789abcdef"
+    digests = [f"sha256:{a}{b}" + "0" * 62 for a in "01" for b in letters][:20]
+
+    def work(digest: str) -> Any:
+        entry = PublishedModel("tiny", digest, "file:///store", created=True)
+        try:
+            return release(remote, "staging", entry, VERDICT, attempts=50)
+        except SupersededError as error:
+            return error
+
+    with ThreadPoolExecutor(20) as pool:
+        outcomes = list(pool.map(work, digests))
+    won = [found for found in outcomes if isinstance(found, tuple)]
+    assert won
+    assert len(won) + sum(isinstance(found, SupersededError) for found in outcomes) == 20
+    history = read_history(remote, "staging")
+    assert [past.release.version for past in history] == list(range(len(won), 0, -1))
+    assert {past.commit for past in history} == {commit for _, commit, _ in won}
+    for newer, older in itertools.pairwise(history):
+        assert newer.release.previous_digest == older.release.digest
+    assert not git("rev-list", "--merges", "main", cwd=remote)

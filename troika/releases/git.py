@@ -10,6 +10,9 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatch
 from pathlib import Path
 
 from troika.errors import ReleaseError
@@ -18,6 +21,17 @@ _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 _SECONDS = 120
 # Answers of a server that has just taken, or is just taking, another push.
 _LOST_RACE = ("[rejected]", "cannot lock ref", "failed to update ref", "incorrect old value")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A commit that changed a file."""
+
+    commit: str
+    when: datetime
+    author: str
+    text: str | None
+    """The file after it; None if it removed the file."""
 
 
 class Repository:
@@ -50,16 +64,33 @@ class Repository:
             repository.git("init", "--quiet", "--bare", folder)
             yield repository
 
-    def pull(self) -> str:
-        """Fetch the branch's head; returns its commit."""
-        self.git("fetch", "--quiet", "--no-tags", "--depth=1", "--", self._remote, f"refs/heads/{self._branch}")
+    def pull(self, *, whole: bool = False) -> str:
+        """Fetch the branch's head, or its whole history; returns the head's commit."""
+        depth = () if whole else ("--depth=1",)
+        self.git("fetch", "--quiet", "--no-tags", *depth, "--", self._remote, f"refs/heads/{self._branch}")
         return self.git("rev-parse", "FETCH_HEAD").strip()
 
-    def read(self, path: str) -> str | None:
-        """Text of a file at the fetched head; None if there is no such file."""
-        if not self.git("ls-tree", "FETCH_HEAD", "--", path):
+    def changes(self, path: str) -> list[Change]:
+        """The commits of a whole history that changed a file, newest first."""
+        log = self.git("log", "--format=%H%x09%ct%x09%an", "FETCH_HEAD", "--", path)
+        found = []
+        for line in log.splitlines():
+            commit, seconds, author = line.split("\t", 2)
+            found.append(
+                Change(commit, datetime.fromtimestamp(int(seconds), UTC), author, self.read(path, commit))
+            )
+        return found
+
+    def read(self, path: str, commit: str = "FETCH_HEAD") -> str | None:
+        """Text of a file at a commit, if not said otherwise at the fetched head; None if there is no such file."""
+        if not self.git("ls-tree", commit, "--", path):
             return None
-        return self.git("cat-file", "blob", f"FETCH_HEAD:{path}")
+        return self.git("cat-file", "blob", f"{commit}:{path}")
+
+    def files(self, pattern: str) -> list[str]:
+        """Paths at the fetched head that match a shell pattern."""
+        names = self.git("ls-tree", "-r", "-z", "--name-only", "FETCH_HEAD").split("\0")
+        return [name for name in names if fnmatch(name, pattern)]
 
     def commit(self, parent: str | None, path: str, text: str, message: str) -> str:
         """A commit on `parent` in which only `path` differs."""

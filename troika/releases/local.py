@@ -27,3 +27,15 @@ def release_remote(home: Path | None = None) -> str:
 def environment() -> str:
     """`TROIKA_ENVIRONMENT`, or `local`: the overlay whose release.yaml is written or followed."""
     return os.environ.get("TROIKA_ENVIRONMENT") or "local"
+
+
+def signing_key() -> Path | None:
+    """`TROIKA_SIGNING_KEY`: PEM file to sign with what is published; None: nothing is signed."""
+    given = os.environ.get("TROIKA_SIGNING_KEY")
+    return Path(given) if given else None
+
+
+def verify_key() -> Path | None:
+    """`TROIKA_VERIFY_KEY`: PEM file of whose signature is asked for; None: none is asked for."""
+    given = os.environ.get("TROIKA_VERIFY_KEY")
+    return Path(given) if given else None

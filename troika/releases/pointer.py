@@ -9,6 +9,10 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +25,7 @@ from troika.releases.manifest import DIGEST, MODEL_NAME
 from troika.releases.store import PublishedModel
 
 _Digest = Annotated[str, StringConstraints(pattern=rf"^{DIGEST.pattern}$")]
+_FILE = "manifests/serving/overlays/{}/release.yaml"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 
@@ -31,11 +36,23 @@ class Release(BaseModel):
 
     model: Annotated[str, StringConstraints(pattern=rf"^{MODEL_NAME.pattern}$")]
     version: Annotated[int, Field(gt=0)]
-    """Counts the releases of an environment; the digest, not this, is the model's identity."""
+    """Counts the releases of an environment and is never given twice; the digest, not this, is the identity."""
     digest: _Digest
     previous_digest: _Digest | None
     verdict_sha256: Annotated[str, StringConstraints(pattern=r"^(sha256:)?[0-9a-f]{64}$")]
     store: Annotated[str, Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Released:
+    """One state that an environment's pointer had."""
+
+    release: Release
+    commit: str
+    when: datetime
+    author: str
+    text: str
+    """The whole file."""
 
 
 def release_file(environment: str) -> str:
@@ -48,7 +65,7 @@ def release_file(environment: str) -> str:
         raise ReleaseError(
             f"environment {environment!r} is not usable: lower-case letters, digits and - (staging)"
         )
-    return f"manifests/serving/overlays/{environment}/release.yaml"
+    return _FILE.format(environment)
 
 
 def read_release(remote: str | Path, environment: str, branch: str = "main") -> Release | None:
@@ -60,6 +77,28 @@ def read_release(remote: str | Path, environment: str, branch: str = "main") -> 
     with Repository.of(remote, branch) as repository:
         repository.pull()
         return _read(repository, release_file(environment))
+
+
+def read_history(remote: str | Path, environment: str, branch: str = "main") -> list[Released]:
+    """All that `environment` was pointed to, newest first.
+
+    Raises:
+        ReleaseError: the remote cannot be read (git's words). A file that was not valid is left out.
+    """
+    with Repository.of(remote, branch) as repository:
+        repository.pull(whole=True)
+        return _history(repository, release_file(environment))
+
+
+def read_environments(remote: str | Path, branch: str = "main") -> list[str]:
+    """Names of all environments that have a release.
+
+    Raises:
+        ReleaseError: the remote cannot be read (git's words).
+    """
+    with Repository.of(remote, branch) as repository:
+        repository.pull()
+        return sorted(path.split("/")[-2] for path in repository.files(_FILE.format("*")))
 
 
 def release(
@@ -83,32 +122,122 @@ def release(
         SupersededError: another digest became current after this call had started.
         ReleaseError: the remote refuses or cannot be reached (in git's own words), or `attempts` are used up.
     """
+
+    def decide(current: Release | None, history: list[Released]) -> _Move | None:
+        if current is not None and (current.model, current.digest) == (published.model, published.digest):
+            return None
+        # Not the current one's: after a revert that number has been used already.
+        version = max((past.release.version for past in history), default=0) + 1
+        new = _next(current, published, verdict_sha256, version)
+        return _Move(new, _to_yaml(environment, new), _message(environment, new))
+
+    return _move(remote, environment, decide, branch, attempts, f"{published.digest} was being released")
+
+
+def rollback(
+    remote: str | Path, environment: str, version: int | None = None, *, branch: str = "main", attempts: int = 5
+) -> tuple[Release, str, bool]:
+    """Point `environment` back, by a commit that makes release.yaml what it was, byte by byte, as a revert does.
+
+    Args:
+        remote: the Git remote that holds the pointer.
+        environment: such as `production`.
+        version: which release to go back to; None, to the one before the current.
+        branch: the remote's branch.
+        attempts: pushes, where other commits keep arriving.
+
+    Returns:
+        as `release`; the commit is not new where that version is current already.
+
+    Raises:
+        SupersededError: another digest became current after this call had started.
+        ReleaseError: there is no such version, or nothing to go back to; or as for `release`.
+    """
+
+    def decide(current: Release | None, history: list[Released]) -> _Move | None:
+        if current is None:
+            raise ReleaseError(f"nothing has been released to {environment}, so there is nothing to go back to")
+        if version == current.version:
+            return None
+        known = {past.release.version: past for past in reversed(history)}
+        earlier = [number for number in known if number < current.version]
+        if version is None and not earlier:
+            raise ReleaseError(
+                f"{environment} serves version {current.version}, and there is none before it; "
+                "see `troika releases`, or give --version"
+            )
+        wanted = max(earlier) if version is None else version
+        if wanted not in known:
+            raise ReleaseError(f"{environment} never had a version {wanted}; it had {_ranges(known)}")
+        back = known[wanted]
+        message = (
+            f"Roll {environment} back to {back.release.model} {wanted}\n\n"
+            f"Digest: {back.release.digest}\nFrom: {current.digest} (version {current.version})\n"
+            f"As it was in {back.commit}\n"
+        )
+        return _Move(back.release, back.text, message)
+
+    return _move(remote, environment, decide, branch, attempts, "it was being rolled back")
+
+
+@dataclass(frozen=True)
+class _Move:
+    release: Release
+    text: str
+    message: str
+
+
+def _move(
+    remote: str | Path,
+    environment: str,
+    decide: Callable[[Release | None, list[Released]], _Move | None],
+    branch: str,
+    attempts: int,
+    meanwhile: str,
+) -> tuple[Release, str, bool]:
+    """Compare-and-set: commit what `decide` says on top of the head, unless another release was made meanwhile."""
     path = release_file(environment)
     with Repository.of(remote, branch) as repository:
-        head = repository.pull()
+        head = repository.pull(whole=True)
         started_from = current = _read(repository, path)
         for attempt in range(1, attempts + 1):
-            if current is not None and (current.model, current.digest) == (published.model, published.digest):
+            # First, since what is wanted may have become current through another.
+            move = decide(current, _history(repository, path))
+            if move is None and current is not None:
                 return current, head, False
             if (current and current.digest) != (started_from and started_from.digest):
                 found = current.digest if current else "nothing"
                 raise SupersededError(
-                    f"{environment} was moved to {found} while {published.digest} was being released; "
-                    "evaluate against it before you release again"
+                    f"{environment} was moved to {found} while {meanwhile}; evaluate against it and try again"
                 )
-            new = _next(current, published, verdict_sha256)
-            commit = repository.commit(head, path, _to_yaml(environment, new), _message(environment, new))
+            assert move  # noqa: S101 - `decide` gives None only for what is current
+            commit = repository.commit(head, path, move.text, move.message)
             refused = repository.push(commit)
             if refused is None:
-                return new, commit, True
-            head = repository.pull()
+                return move.release, commit, True
+            head = repository.pull(whole=True)
             if head == commit:  # It was taken, though the connection broke before the answer.
-                return new, commit, True
+                return move.release, commit, True
             current = _read(repository, path)
             if attempt < attempts:
                 # Jitter keeps competitors from meeting again and again.
                 time.sleep(random.uniform(0.05, 0.3) * attempt)  # noqa: S311
     raise ReleaseError(f"{repository.shown}: {attempts} pushes were rejected because of other commits: {refused}")
+
+
+def _history(repository: Repository, path: str) -> list[Released]:
+    found = []
+    for change in repository.changes(path):
+        if change.text is None:
+            continue
+        with suppress(ReleaseError):
+            state = _from_yaml(change.text, path)
+            found.append(Released(state, change.commit, change.when, change.author, change.text))
+    return found
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(numbers)))
 
 
 def ensure_local_remote(path: Path) -> Path:
@@ -147,11 +276,11 @@ def _read(repository: Repository, path: str) -> Release | None:
     return None if text is None else _from_yaml(text, f"{repository.shown}: {path}")
 
 
-def _next(current: Release | None, published: PublishedModel, verdict_sha256: str) -> Release:
+def _next(current: Release | None, published: PublishedModel, verdict_sha256: str, version: int) -> Release:
     try:
         return Release(
             model=published.model,
-            version=current.version + 1 if current else 1,
+            version=version,
             digest=published.digest,
             previous_digest=current.digest if current else None,
             verdict_sha256=verdict_sha256,

@@ -274,7 +274,13 @@ class TritonServer:
 
 
 def serve_release(
-    remote: str | Path, environment: str, cache: Path, *, branch: str = "main", **options: Any
+    remote: str | Path,
+    environment: str,
+    cache: Path,
+    *,
+    branch: str = "main",
+    public_key: Path | None = None,
+    **options: Any,
 ) -> TritonServer:
     """A server, not started yet, on what `environment` should serve by the Git pointer.
 
@@ -283,6 +289,7 @@ def serve_release(
         environment: such as `staging`.
         cache: a folder for bundles; one that is there and whole is not fetched again, a damaged one is.
         branch: the remote's branch.
+        public_key: PEM file; with it a bundle is fetched anew, and only if its owner has signed it.
         options: as for `TritonServer`.
 
     Raises:
@@ -297,8 +304,11 @@ def serve_release(
     with FileLock(f"{folder}.lock"):
         try:
             Bundle.open(folder, current.digest)
+            there = public_key is None
         except BundleError:
-            fetch(current.store, current.model, current.digest, folder)
+            there = False
+        if not there:
+            fetch(current.store, current.model, current.digest, folder, public_key=public_key)
     return TritonServer(folder, expected_digest=current.digest, **options)
 
 
