@@ -18,7 +18,8 @@ from troika.serving.triton import TritonServer
 Slot = Literal["a", "b"]
 
 needs_haproxy = pytest.mark.skipif(
-    shutil.which("haproxy") is None and not os.environ.get("CI"), reason="haproxy is not installed"
+    not (shutil.which("haproxy") and shutil.which("wrk")) and not os.environ.get("CI"),
+    reason="haproxy or wrk is not installed",
 )
 
 _CONFIGURATION = """

@@ -39,6 +39,7 @@ from troika.serving.triton_process import (
     is_ready,
     last_words,
     remove_traces,
+    runs,
     stop,
 )
 
@@ -67,8 +68,7 @@ class ServerState:
         """Whether this very process still runs."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.process_created) < 1
-            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+            return bool(abs(process.create_time() - self.process_created) < 1 and runs(process))
         except psutil.NoSuchProcess:
             return False
 
@@ -179,14 +179,20 @@ class TritonServer:
         self._cleanup.__exit__(*error)
 
     def wait(self) -> None:
-        """Block until the process ends by itself, which it should not; see `stop_on_signals`.
+        """Block until the process ends by itself, or is of no use any more; see `stop_on_signals`.
 
         Raises:
-            ServerError: it has ended.
+            ServerError: it has ended, or one of its model processes has. Triton starts none anew and still calls
+                itself ready, but answers nothing but errors there.
         """
-        while not has_exited(self.state.pid):
-            time.sleep(0.2)
         log = Path(self.state.log)
+        while not has_exited(self.state.pid):
+            if dead := [process.pid for process in self._model_processes if not runs(process)]:
+                raise ServerError(
+                    f"model process {dead[0]} of Triton has died (killed, or out of memory?), and Triton does not "
+                    f"start another; start the server again. Whole log: {log}"
+                )
+            time.sleep(0.2)
         raise ServerError(f"Triton stopped by itself:\n{last_words(log)}\nWhole log: {log}")
 
     def _open_log(self, cleanup: ExitStack) -> Path:
@@ -263,8 +269,9 @@ class TritonServer:
                 )
             time.sleep(_POLL_SECONDS)
         self.seconds_to_ready = time.monotonic() - started
-        created = psutil.Process(process.pid).create_time()
-        return ServerState(process.pid, created, *ports, bundle.model, bundle.digest, str(log))
+        triton = psutil.Process(process.pid)
+        self._model_processes = triton.children(recursive=True)
+        return ServerState(process.pid, triton.create_time(), *ports, bundle.model, bundle.digest, str(log))
 
     def _remove_state_file(self, path: Path) -> None:
         # A second server may have written its own meanwhile.

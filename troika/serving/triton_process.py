@@ -121,6 +121,14 @@ def has_exited(pid: int) -> bool:
         return True
 
 
+def runs(process: psutil.Process) -> bool:
+    """Whether a process is there and does something; one that has died and is not reaped yet does not."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def stop(process: subprocess.Popen[bytes], seconds: float) -> None:
     """End a process that leads its own group: politely, after `seconds` by force, and all of its group."""
     if not has_exited(process.pid):
