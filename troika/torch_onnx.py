@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+OPSET = 18
+"""What every ONNX Runtime since 1.14 reads."""
+
 
 def to_onnx(
     module: nn.Module, examples: Tensor | tuple[Tensor, ...], inputs: list[str], outputs: list[str]
@@ -25,8 +28,7 @@ def to_onnx(
     # The exporter tells of operators of torchvision, which is not used here, and of its own deprecations.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", category=FutureWarning)
-        warnings.simplefilter("ignore", category=DeprecationWarning)
+        warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module,
             arguments,
@@ -35,6 +37,7 @@ def to_onnx(
             input_names=inputs,
             output_names=outputs,
             dynamic_shapes=shapes,
+            opset_version=OPSET,
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")

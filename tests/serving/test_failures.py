@@ -201,3 +201,15 @@ def test_a_store_that_is_gone_does_not_touch_what_runs_and_stops_what_starts(
         (tmp_path / "elsewhere").rename(tmp_path / "store")
         with serve_release(remote, "local", tmp_path / "new-pod", exit_seconds=0) as other:
             assert other.state.digest == bundle.digest
+
+
+def test_git_that_is_gone_does_not_touch_what_runs(bundle: Bundle, tmp_path: Path) -> None:
+    entry = publish(bundle, {"decision": "promote", "bundle_digest": bundle.digest}, tmp_path / "store")
+    remote = ensure_local_remote(tmp_path / "remote.git")
+    release(remote, "local", entry, "sha256:" + "e" * 64)
+    with serve_release(remote, "local", tmp_path / "cache", exit_seconds=0) as server:
+        shutil.rmtree(remote)
+        with Client(f"127.0.0.1:{server.state.grpc_port}", model="tiny") as client:
+            assert client.generate(1).model_digest == bundle.digest
+        with pytest.raises(TroikaError, match=r"remote\.git"):
+            serve_release(remote, "local", tmp_path / "cache", exit_seconds=0)

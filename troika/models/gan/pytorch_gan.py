@@ -2,10 +2,7 @@
 
 import copy
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -33,6 +30,7 @@ from troika.models.gan.networks import Generator, build_generator
 from troika.models.gan.settings import GANSettings
 from troika.models.gan.training import train_generator
 from troika.params import Params
+from troika.torch_onnx import to_onnx
 
 _WEIGHTS = "generator.safetensors"
 _DESCRIPTION = "model.json"
@@ -151,22 +149,7 @@ class PyTorchGAN(GenerativeModel):
         if self.spec.conditional:
             inputs += (torch.zeros(2, dtype=torch.int64),)
             names.append("label")
-        batch = torch.export.Dim("batch")
-        with warnings.catch_warnings(), _quiet_exporter():
-            # torch's exporter warns about its own use of torch, and of operators that are not used here.
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                core,
-                inputs,
-                path,
-                input_names=names,
-                output_names=["image_float"],
-                dynamic_shapes=tuple({0: batch} for _ in inputs),
-                opset_version=18,
-                external_data=False,
-                dynamo=True,
-                verbose=False,
-            )
+        path.write_bytes(to_onnx(core, inputs, names, ["image_float"]))
 
     def _check_inputs(self, latents: Latents, labels: Labels | None) -> None:
         if latents.ndim != 2 or latents.shape[1] != self.spec.latent_size:
@@ -191,17 +174,6 @@ class _Core(nn.Module):
     def forward(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
         images: Tensor = self.generator(latent, label)
         return images.permute(0, 2, 3, 1)
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def choose_device() -> torch.device:
