@@ -71,6 +71,14 @@ def test_the_verdict_is_kept_as_it_was(bundle: Bundle, tmp_path: Path) -> None:
         read_verdict(store, "tiny", bundle.digest, sha256)
 
 
+def test_bundle_and_store_may_be_relative(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    relative = Bundle.open(Path("bundle"))
+    assert publish(relative, promote(bundle), "store").store == (tmp_path / "store").as_uri()
+    fetch("store", "tiny", bundle.digest, Path("target"))
+    Bundle.open(tmp_path / "target", bundle.digest)
+
+
 def test_publishing_again_changes_nothing(bundle: Bundle, tmp_path: Path) -> None:
     verdict = Verdict(decision="promote", bundle_digest=bundle.digest)
     publish(bundle, verdict, tmp_path / "store")

@@ -74,8 +74,8 @@ class Folder(Storage):
     """A folder, perhaps a shared one."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self.url = root.as_uri()
+        self.root = root.absolute()
+        self.url = self.root.as_uri()
 
     def names(self, folder: str) -> dict[str, datetime]:  # noqa: D102
         found: dict[str, datetime] = {}

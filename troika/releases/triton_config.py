@@ -9,7 +9,7 @@ from typing import Any
 # One batch of a large image already fills a processor's cache: 64 images of 32x32x3, 16 of 64x64x3.
 VALUES_PER_BATCH = 64 * 32 * 32 * 3
 MAX_BATCH = 64
-CACHE_BYTES = 16 * 2**20
+CACHE_BYTES = 4 * 2**20
 BACKENDS = ("onnxruntime", "cuda", "tensorrt")
 """Names for `--model-config-name`: the graph on Triton's onnxruntime backend, on CPU, with CUDA or TensorRT."""
 
