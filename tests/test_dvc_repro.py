@@ -48,7 +48,7 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_promoted_model_is_published_and_released(reproduced: Path) -> None:
-    (entry,) = (reproduced / ".troika" / "store").glob("*/sha256-*")
+    (entry,) = (path.parent for path in (reproduced / ".troika" / "store").glob("*/sha256-*/manifest.json"))
     released = read_release(reproduced / ".troika" / "releases.git", "local")
     assert released is not None
     assert released.digest == entry.name.replace("-", ":")

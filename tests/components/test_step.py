@@ -167,14 +167,14 @@ def test_store_remote_and_environment_come_from_the_environment(
     assert run_quietly("publish_model", *publish)[0] == 0
     code, text = run_quietly("release_model", *release, "--params", write_params(tmp_path))
     assert code == 0, text
-    assert text.startswith("staging: version 1 released, commit ")
+    assert "\nstaging: version 1 released, commit " in text
     published = json.loads((tmp_path / "published.json").read_text())
     assert published["store"] == (tmp_path / "store").as_uri()
     # What is given on the command line counts more.
     assert run_quietly("publish_model", *publish, "--store", tmp_path / "other")[0] == 0
     assert (tmp_path / "other" / "tiny").is_dir()
     _, text = run_quietly("release_model", *release, "--params", tmp_path / "params.yaml", "--environment", "test")
-    assert text.startswith("test: version 1 released, commit ")
+    assert "\ntest: version 1 released, commit " in text
 
 
 def test_without_them_all_lies_in_the_home_folder(
@@ -186,5 +186,5 @@ def test_without_them_all_lies_in_the_home_folder(
     assert run_quietly("publish_model", *publish)[0] == 0
     code, text = run_quietly("release_model", *release, "--params", write_params(tmp_path))
     assert code == 0, text
-    assert text.startswith("local: version 1 released")
+    assert "\nlocal: version 1 released" in text
     assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["releases.git", "store"]

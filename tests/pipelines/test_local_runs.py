@@ -45,7 +45,7 @@ def troika_run(home: Path, *arguments: str | Path) -> subprocess.CompletedProces
 
 
 def stored(home: Path) -> list[str]:
-    return sorted(path.name for path in (home / "home" / "store").glob("*/sha256-*"))
+    return sorted(path.parent.name for path in (home / "home" / "store").glob("*/sha256-*/manifest.json"))
 
 
 @pytest.fixture(scope="module")

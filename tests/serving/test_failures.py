@@ -120,14 +120,18 @@ def test_a_full_disk_is_named_and_leaves_no_half_bundle(bundle: Bundle, tmp_path
 
 
 def test_a_full_disk_for_the_state_stops_the_start(bundle: Bundle, tmp_path: Path) -> None:
+    def tritons() -> set[int]:
+        family = psutil.Process().children(recursive=True)
+        return {process.pid for process in family if process.name() == "tritonserver"}
+
+    before = tritons()
     with small_disk(tmp_path / "small", 4) as disk:
         (disk / "filler").write_bytes(b"x" * 4096)
         with pytest.raises(TroikaError, match="No space left on device"), TritonServer(
             bundle.folder, exit_seconds=0, state_file=disk / "state.json"
         ):  # fmt: skip
             pass
-    mine = psutil.Process().children(recursive=True)
-    assert not [process for process in mine if process.name() == "tritonserver"]
+    assert tritons() == before
 
 
 SERVE = """
