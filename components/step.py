@@ -5,6 +5,7 @@ environment (a store, a remote), and whose `params` argument is its section of `
 """
 
 import argparse
+import errno
 import inspect
 import sys
 import types
@@ -85,13 +86,25 @@ def section_of(step: Step, sections: Mapping[str, Mapping[str, Any]], path: Path
     return sections[step.__name__]
 
 
+_THE_MACHINES_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Print a TroikaError as one message and exit with 1; anything else is a bug and keeps its traceback."""
+    """Print a TroikaError, or what a full or closed disk says, as one message and exit with 1.
+
+    Anything else is a bug and keeps its traceback.
+    """
     try:
         yield
     except TroikaError as error:
         print(f"error: {error}", flush=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _THE_MACHINES_FAULT:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror}{where}; make room, or give a folder that may be written", flush=True)
         sys.exit(1)
 
 

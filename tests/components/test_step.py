@@ -1,7 +1,9 @@
 """A step as a command: what it asks for, how it takes parameters, and what it says when they are wrong."""
 
+import errno
 import inspect
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -188,3 +190,13 @@ def test_without_them_all_lies_in_the_home_folder(
     assert code == 0, text
     assert "\nlocal: version 1 released" in text
     assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["releases.git", "store"]
+
+
+@pytest.mark.parametrize(("number", "clear"), [(errno.ENOSPC, True), (errno.EROFS, True), (errno.EIO, False)])
+def test_a_full_disk_is_told_in_one_line(number: int, clear: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    error = OSError(number, os.strerror(number), "/disk/file")
+    with pytest.raises(SystemExit if clear else OSError) as caught, clear_errors():
+        raise error
+    if clear:
+        assert caught.value.code == 1
+        assert capsys.readouterr().out.startswith(f"error: {os.strerror(number)}: /disk/file; make room")

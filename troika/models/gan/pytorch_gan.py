@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from troika.datasets.contract import Dataset
@@ -105,7 +105,7 @@ class PyTorchGAN(GenerativeModel):
     def save(self, folder: Path) -> None:
         """Write `generator.safetensors` and `model.json`, which holds its digest."""
         weights = {key: value.cpu().contiguous() for key, value in self._generator.state_dict().items()}
-        save_file(weights, folder / _WEIGHTS)
+        (folder / _WEIGHTS).write_bytes(save(weights))
         description = {
             "spec": self.spec.model_dump(mode="json"),
             "settings": self.settings.model_dump(mode="json"),

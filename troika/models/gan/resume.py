@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -54,7 +54,7 @@ def save_state(
     temporary = folder / f".{_FILE}.new"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, {"training": identity, "step": str(step)})
+        temporary.write_bytes(save(tensors, {"training": identity, "step": str(step)}))
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(folder / _FILE)
