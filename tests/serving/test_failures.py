@@ -92,6 +92,14 @@ def test_a_healthy_server_goes_on_waiting(bundle: Bundle) -> None:
         assert isinstance(waiting.exception(timeout=5), ServerError)
 
 
+def test_a_server_that_was_stopped_and_has_no_log_any_more_ends_the_waiting(bundle: Bundle) -> None:
+    with TritonServer(bundle.folder, exit_seconds=0) as server:
+        pass
+    assert not Path(server.state.log).exists()
+    with pytest.raises(ServerError, match="stopped from elsewhere"):
+        server.wait()
+
+
 @contextmanager
 def small_disk(folder: Path, kibibytes: int) -> Iterator[Path]:
     folder.mkdir()

@@ -205,7 +205,10 @@ def last_words(log: Path, lines: int = 6) -> str:
     """What a log says about the failure: its last errors, each once, less what Triton always complains of."""
     harmless = re.compile(r"UNKNOWN:No address|Cuda|CUDA|NVML|DCGM|pinned|^[|+]|^\s*$")
     error = re.compile(r"[EF]\d{4} |\[libprotobuf ERROR|\w*[Ee]rror|terminate|Traceback")
-    text = log.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return "(its log is gone: the server was stopped from elsewhere)"
     said = [line for line in text.splitlines() if not harmless.search(line)]
     chosen = [line for line in said if error.match(line)] or said
     # Less time, pid, line of Triton's source and Python's stack: all that stands in the log.
