@@ -130,6 +130,8 @@ class _InProcess:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        # A plan for every size of batch takes memory and, where sizes vary with the load, saves no time.
+        options.enable_mem_pattern = False
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(self, feed: dict[str, Any]) -> Any:
