@@ -6,16 +6,20 @@ from typing import Any, NamedTuple
 from kfp import dsl
 
 from pipelines import steps as wrappers
+from pipelines.cluster import Cluster, apply
 
 PIPELINE_NAME = "troika-train-and-release"
 
 
-def train_and_release(image: str, sections: Mapping[str, Mapping[str, Any]]) -> Any:
+def train_and_release(
+    image: str, sections: Mapping[str, Mapping[str, Any]], cluster: Cluster | None = None
+) -> Any:
     """Build the pipeline.
 
     Args:
         image: the train image that every step runs in.
         sections: params.yaml; its values are the defaults of the run form, and whole sections go along.
+        cluster: what pods get; None, on a laptop, sets nothing.
     """
     component: Callable[..., Any] = lambda step: dsl.component(  # noqa: E731
         step, base_image=image, install_kfp_package=False
@@ -105,6 +109,9 @@ def train_and_release(image: str, sections: Mapping[str, Mapping[str, Any]]) -> 
         # What these two do lies outside the run, so an earlier run's answer says nothing.
         published.set_caching_options(enable_caching=False)
         released.set_caching_options(enable_caching=False)
+        if cluster is not None:
+            for task in (prepared, trained, exported, evaluated, published, released):
+                apply(task, cluster)
         return Outputs(
             decision=evaluated.outputs["Output"],
             bundle=exported.outputs["bundle"],

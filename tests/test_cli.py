@@ -113,12 +113,16 @@ def test_generate_says_how_to_start_a_server(tmp_path: Path) -> None:
     assert (status, "troika serve" in output) == (1, True)
 
 
-def test_pipeline_writes_the_package(tmp_path: Path) -> None:
-    status, output = troika("pipeline", "--image", "troika-train:test", "--out", tmp_path / "p.yaml")
-    assert (status, str(tmp_path / "p.yaml") in output) == (0, True)
-    package = yaml.safe_load((tmp_path / "p.yaml").read_text())
+def test_pipeline_writes_the_package_and_its_form_for_git(tmp_path: Path) -> None:
+    status, output = troika("pipeline", "--image", "troika-train:test", "--namespace", "team", "--out", tmp_path)
+    assert status == 0
+    for name in ("pipeline.yaml", "pipeline-manifests.yaml"):
+        assert str(tmp_path / name) in output
+    package, _ = yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text())
     images = {executor["container"]["image"] for executor in package["deploymentSpec"]["executors"].values()}
     assert images == {"troika-train:test"}
+    _, version = yaml.safe_load_all((tmp_path / "pipeline-manifests.yaml").read_text())
+    assert version["metadata"]["name"] in output
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -42,7 +42,10 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="STEP.KEY=VALUE", help="Change one parameter; may be repeated."),
 ]
-_HOME, _PARAMS = Path(".troika"), Path("params.yaml")
+ClusterFile = Annotated[
+    Path, typer.Option("--cluster", envvar="TROIKA_CLUSTER", help="What pods get: memory, GPUs, secrets' names.")
+]
+_HOME, _PARAMS, _CLUSTER = Path(".troika"), Path("params.yaml"), Path("pipelines/cluster.yaml")
 _STATE_FILE = "server.json"
 _PICTURE_COLUMNS, _PICTURE_COUNT = 10, 100
 
@@ -188,16 +191,24 @@ def pipeline(
     image: Annotated[
         str, typer.Option(envvar="TROIKA_TRAIN_IMAGE", help="Train image, by digest or by a tag never used twice.")
     ] = "troika-train:latest",
-    out: Annotated[Path, typer.Option(help="Package to write.")] = Path("build/pipeline.yaml"),
+    cluster: ClusterFile = _CLUSTER,
+    namespace: Annotated[str, typer.Option(help="Of the objects for Git.")] = "kubeflow",
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("build"),
     changes: Changes = None,
     params: ParamsFile = _PARAMS,
 ) -> None:
-    """Compile the package that is uploaded to Kubeflow."""
+    """Compile the package that is uploaded to Kubeflow, and the same as objects that a cluster follows by Git."""
     with _clear_errors():
-        from pipelines.compile import compile_pipeline
+        from pipelines.cluster import read_cluster
+        from pipelines.compile import compile_manifests, compile_pipeline
 
-        compile_pipeline(out, image, _sections(params, changes, {}))
-        typer.echo(f"{out}: upload it in the Kubeflow UI under Pipelines")
+        sections, resources = _sections(params, changes, {}), read_cluster(cluster)
+        package, manifests = out / "pipeline.yaml", out / "pipeline-manifests.yaml"
+        version = compile_pipeline(package, image, sections, resources)
+        compile_manifests(manifests, version, namespace, image, sections, resources)
+        typer.echo(version)
+        typer.echo(f"  {package}: upload it in the Kubeflow UI under Pipelines, or use `troika submit`")
+        typer.echo(f"  {manifests}: Pipeline and PipelineVersion, for Git")
 
 
 def _add(command: Callable[..., None], example: str) -> None:

@@ -61,6 +61,18 @@ def read_params(path: Path) -> dict[str, dict[str, Any]]:
     Raises:
         ParameterError: the file is missing, is not YAML, holds a key twice, or a section is not a mapping.
     """
+    content = read_mapping(path)
+    if not all(isinstance(section, dict) for section in content.values()):
+        raise ParameterError(f"parameter file {path} must hold one section of `key: value` lines per step")
+    return content
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file of `key: value` lines.
+
+    Raises:
+        ParameterError: the file is missing, is not YAML, holds a key twice, or something else.
+    """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
     except FileNotFoundError:
@@ -69,7 +81,7 @@ def read_params(path: Path) -> dict[str, dict[str, Any]]:
         raise ParameterError(f"parameter file {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParameterError(f"parameter file {path} is not valid YAML: {error}") from None
-    if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
+    if not isinstance(content, dict):
         raise ParameterError(f"parameter file {path} must hold one section of `key: value` lines per step")
     return content
 
