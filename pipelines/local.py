@@ -21,7 +21,7 @@ import components
 import troika
 from components.step import STEPS
 from pipelines.graph import train_and_release
-from troika.errors import TroikaError
+from troika.errors import ParameterError, TroikaError
 
 _CACHED = STEPS[:-2]
 
@@ -50,8 +50,9 @@ def run_locally(
     *,
     fresh: bool,
     verbose: bool,
+    image: str | None = None,
 ) -> LocalRun:
-    """Run the pipeline in subprocesses of this Python.
+    """Run the pipeline in subprocesses of this Python, or in containers.
 
     Args:
         home: folder for artifacts, cache, log and unfinished training.
@@ -59,19 +60,22 @@ def run_locally(
         arguments: values of the run form, where they differ from its defaults.
         fresh: run every step again.
         verbose: show KFP's own log too; it is always written to `home/run.log`.
+        image: train image to run the steps in, with this machine's Docker engine. None: no containers.
 
     Raises:
+        ParameterError: the engine cannot be reached, or has no such image.
         StepFailedError: a step failed; it names the step and the log.
     """
     home = home.resolve()
     home.mkdir(parents=True, exist_ok=True)
     # SubprocessRunner runs no image, but its name is part of the cache key: new code counts as a new image.
-    pipeline = train_and_release(f"python-local:{_code_digest()}", sections)
+    pipeline = train_and_release(image or f"python-local:{_code_digest()}", sections)
     local.init(
-        runner=local.SubprocessRunner(use_venv=False),
+        runner=_containers(image, home) if image else local.SubprocessRunner(use_venv=False),
         pipeline_root=str(home / "runs"),
         raise_on_error=True,
-        enable_caching=not fresh,
+        # A tag may name another image tomorrow; a digest never does.
+        enable_caching=not fresh and (image is None or "@sha256:" in image),
         cache_root=str(home / "cache"),
     )
     os.environ["TROIKA_TRAINING_STATE"] = str(home / "training")
@@ -96,6 +100,30 @@ def run_locally(
         decision=outputs["decision"],
         reused=tuple(name for name in _CACHED if name not in screen.executed),
         **paths,
+    )
+
+
+def _containers(image: str, home: Path) -> local.DockerRunner:
+    """Containers as on a cluster: nothing writable but `home` and /tmp, no capabilities."""
+    import docker  # noqa: PLC0415 - only those who run containers need it
+
+    try:
+        client = docker.from_env()
+        client.images.get(image)
+    except docker.errors.ImageNotFound:
+        raise ParameterError(f"--image {image}: this machine has no such image; build or pull it") from None
+    except docker.errors.DockerException as error:
+        raise ParameterError(f"--image: no Docker engine answers here ({error}); set DOCKER_HOST?") from None
+    return local.DockerRunner(
+        # Files belong to the one who runs this.
+        user=f"{os.getuid()}:{os.getgid()}",
+        read_only=True,
+        tmpfs={"/tmp": "exec"},  # noqa: S108
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges"],
+        network_mode="host",
+        shm_size="1g",
+        mounts=[docker.types.Mount(str(home), str(home), "bind")],
     )
 
 
@@ -138,7 +166,8 @@ class _Screen(io.TextIOBase):
         self._log.flush()
         if self._verbose:
             self._show(text)
-        *lines, self._line = (self._line + text).split("\n")
+        # A bar redraws itself after a carriage return; from a container that comes as it is.
+        *lines, self._line = (self._line + text.replace("\r", "\n")).split("\n")
         for line in lines:
             self._listen(line)
         return len(text)

@@ -72,6 +72,9 @@ def run(
     params: ParamsFile = _PARAMS,
     output: Annotated[Path, typer.Option(help="Folder for the picture and the reports.")] = Path("output"),
     home: Home = _HOME,
+    image: Annotated[
+        str | None, typer.Option(help="Run the steps in containers of this train image, with Docker.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run unchanged steps again, too.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Kubeflow's own log, too.")] = False,
 ) -> None:
@@ -94,7 +97,7 @@ def run(
             (output / product).unlink(missing_ok=True)
         remote, environment = local.release_remote(home), local.environment()
         facts = {"store": local.store_url(home), "release_remote": remote, "environment": environment}
-        finished = run_locally(home, sections, facts, fresh=fresh, verbose=verbose)
+        finished = run_locally(home, sections, facts, fresh=fresh, verbose=verbose, image=image)
         shutil.copyfile(finished.data_report, output / "data.html")
         shutil.copyfile(finished.evaluation_report, output / "evaluation.html")
         if finished.reused:

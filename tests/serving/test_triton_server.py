@@ -28,7 +28,7 @@ from troika.serving.triton import ServerState, TritonServer, read_state, serve_r
 from troika.serving.triton_process import choose_ports, find_installation
 
 AT_ONCE = 0.0
-SHARED_MEMORY = "/dev/shm"  # noqa: S108
+SHARED_MEMORY = "/dev/shm"
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def traces() -> set[str]:
     ]
     others = [p for p in psutil.process_iter(["name"]) if p.info["name"] == "tritonserver" and p.pid not in own]
     if not others:  # This name does not tell whose it is.
-        places.append(("/tmp", "python_env_*"))  # noqa: S108
+        places.append(("/tmp", "python_env_*"))
     return {str(path) for folder, pattern in places for path in Path(folder).glob(pattern)}
 
 

@@ -6,6 +6,7 @@
 Each option can be given by an environment variable too, as its help says. Does not start Triton.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -36,22 +37,40 @@ def main(
 ) -> None:
     """Fetch a bundle and check every byte of it. Exit status 1: it must not be served; nothing is left."""
     try:
-        if verify_key is None and _is_there(target, digest):
-            typer.echo(f"{model} {digest} is in {target} already")
-            return
-        bundle = fetch(store, model, digest, target, max_bytes, verify_key)
-        typer.echo(f"{bundle.model} {bundle.digest} fetched from {store} into {target}")
+        fetch_model(store, model, digest, target, verify_key, max_bytes)
     except TroikaError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
 
 
-def _is_there(target: Path, digest: str) -> bool:
-    try:
-        Bundle.open(target, digest)
-    except BundleError:
-        return False
-    return True
+def fetch_model(
+    store: str,
+    model: str,
+    digest: str,
+    target: Path,
+    verify_key: Path | None = None,
+    max_bytes: int = MAX_BUNDLE_BYTES,
+) -> None:
+    """Fetch a bundle unless it is there, whole and right, as after a restart of its container; says which.
+
+    Args:
+        store: URL of the model store.
+        model: the model's name.
+        digest: sha256:<hex>.
+        target: folder to write, whole or not at all.
+        verify_key: PEM public key. With it, the bundle is fetched anew: the signature is in the store.
+        max_bytes: the largest bundle that is taken.
+
+    Raises:
+        StoreError: see `troika.releases.store.fetch`.
+    """
+    if verify_key is None:
+        with suppress(BundleError):
+            Bundle.open(target, digest)
+            print(f"{model} {digest} is in {target} already", flush=True)
+            return
+    bundle = fetch(store, model, digest, target, max_bytes, verify_key)
+    print(f"{bundle.model} {bundle.digest} fetched from {store} into {target}", flush=True)
 
 
 if __name__ == "__main__":

@@ -94,9 +94,10 @@ class TritonServer:
     Args:
         folder: the bundle; every byte is checked before the process is started.
         expected_digest: what the bundle must be.
-        http_port: 0 takes a free one, as do `grpc_port` and `metrics_port`. All are open on 127.0.0.1 only.
+        http_port: 0 takes a free one, as do `grpc_port` and `metrics_port`.
         grpc_port: see `http_port`.
         metrics_port: see `http_port`; Prometheus metrics at /metrics.
+        address: where the ports are open: 127.0.0.1, this machine only, or 0.0.0.0.
         state_file: written when ready and removed at the end, so that other commands find the server.
         log_file: where Triton's output goes. None uses a temporary file, which is kept only if Triton fails.
         tritonserver: another `tritonserver` than that of the nvidia-pytriton wheel, with its own backends.
@@ -117,6 +118,7 @@ class TritonServer:
         http_port: int = 0,
         grpc_port: int = 0,
         metrics_port: int = 0,
+        address: str = HOST,
         state_file: Path | None = None,
         log_file: Path | None = None,
         tritonserver: Path | None = None,
@@ -127,7 +129,7 @@ class TritonServer:
         arguments: Sequence[str] = (),
     ) -> None:
         self._folder, self._expected_digest = folder, expected_digest
-        self._asked = (http_port, grpc_port, metrics_port)
+        self._asked, self._address = (http_port, grpc_port, metrics_port), address
         self._state_file, self._log_file, self._tritonserver = state_file, log_file, tritonserver
         if graph_backend not in {None, *BACKENDS}:
             raise ParameterError(
@@ -240,7 +242,7 @@ class TritonServer:
             f"--backend-config=python,shm-region-prefix-name={server_id}-",
             # More event loops than cores only take turns: Triton's eight made a single request 10 % slower on two.
             f"--http-thread-count={min(8, os.cpu_count() or 1)}",
-            *(f"--{service}-address={HOST}" for service in SERVICES),
+            *(f"--{service}-address={self._address}" for service in SERVICES),
             *(f"--{service}-port={port}" for service, port in zip(SERVICES, ports, strict=True)),
             f"--http-restricted-api={ADMIN_APIS}:{ADMIN_HEADER}={self._admin_key}",
             f"--grpc-restricted-protocol={ADMIN_APIS}:{ADMIN_HEADER}={self._admin_key}",

@@ -1,0 +1,139 @@
+"""A container engine for tests, started here where none runs, and base images made without a registry."""
+
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import docker
+import pytest
+from quick import REPOSITORY
+
+# Kept between test runs, so that only what has changed is built anew.
+STATE = REPOSITORY / ".troika" / "containers"
+PACKAGES = "ca-certificates,git,libpython3.11,openssh-client,python3.11,python3.11-venv,python3-venv"
+
+
+def _answers(host: str) -> bool:
+    with suppress(docker.errors.DockerException):
+        client = docker.DockerClient(host, timeout=5)
+        try:
+            return bool(client.ping())
+        finally:
+            client.close()
+    return False
+
+
+def unavailable(reason: str) -> None:
+    """Skip, but never in CI."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI must run the container tests: {reason}")
+    pytest.skip(reason)
+
+
+@contextmanager
+def engine() -> Iterator[str]:
+    """Address of a Docker engine: the one that runs, else one that is started for the tests and ends with them."""
+    for host in (os.environ.get("DOCKER_HOST"), "unix:///var/run/docker.sock"):
+        if host and _answers(host):
+            yield host
+            return
+    if os.geteuid() != 0 or not shutil.which("dockerd"):
+        unavailable("no container engine runs, and dockerd cannot be started here (Debian: docker.io; as root)")
+    # A Unix socket's path may have 107 characters at most.
+    run = Path(tempfile.mkdtemp(prefix="troika-engine-"))
+    host = f"unix://{run}/docker.sock"
+    STATE.mkdir(parents=True, exist_ok=True)
+    with (run / "log").open("w") as log:
+        daemon = subprocess.Popen(
+            [
+                "dockerd", f"--host={host}", f"--data-root={STATE}", f"--exec-root={run}/exec",
+                f"--pidfile={run}/pid", "--iptables=false", "--ip6tables=false", "--bridge=none",
+            ],
+            stdout=log, stderr=log,
+        )  # fmt: skip
+        try:
+            deadline = time.monotonic() + 60
+            while not _answers(host):
+                if daemon.poll() is not None or time.monotonic() > deadline:
+                    unavailable(f"dockerd does not start: {(run / 'log').read_text()[-2000:]}")
+                time.sleep(0.2)
+            yield host
+        finally:
+            daemon.terminate()
+            daemon.wait(timeout=60)
+    shutil.rmtree(run, ignore_errors=True)
+
+
+def run(
+    host: str, *command: str | Path, check: bool = True, timeout: float = 900
+) -> subprocess.CompletedProcess[str]:
+    """A `docker` command; its output is in the error if it fails."""
+    environment = {**os.environ, "DOCKER_HOST": host, "DOCKER_BUILDKIT": "0"}
+    done = subprocess.run(
+        ["docker", *map(str, command)],
+        check=False,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    if check and done.returncode:
+        raise AssertionError(f"docker {' '.join(map(str, command))}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    return done
+
+
+def exists(host: str, image: str) -> bool:
+    return run(host, "image", "inspect", image, check=False).returncode == 0
+
+
+def base_image(host: str) -> str:
+    """A plain Debian 12 with Python, made by debootstrap: what a registry's debian:bookworm-slim would be."""
+    name = "troika-test-base:1"
+    if exists(host, name):
+        return name
+    if not shutil.which("debootstrap"):
+        unavailable("debootstrap is not installed (Debian package debootstrap)")
+    with tempfile.TemporaryDirectory(prefix="troika-base-") as scratch:
+        root = Path(scratch) / "root"
+        done = subprocess.run(
+            ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(root)],
+            check=False, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
+            shutil.rmtree(root / waste, ignore_errors=True)
+            (root / waste).mkdir(parents=True)
+        archive = Path(scratch) / "root.tar"
+        with tarfile.open(archive, "w") as tar:
+            tar.add(root, arcname=".")
+        run(host, "import", archive, name)
+    return name
+
+
+def builder_image(host: str, base: str, name: str) -> str:
+    """`base` with what this machine needs to reach its package indexes: certificates, and wheels that lie here."""
+    with tempfile.TemporaryDirectory(prefix="troika-builder-") as scratch:
+        folder = Path(scratch)
+        (folder / "wheels").mkdir()
+        for wheel in Path(os.environ.get("PIP_FIND_LINKS") or folder / "none").glob("torch-*.whl"):
+            os.link(wheel, folder / "wheels" / wheel.name) if _same_disk(wheel, folder) else shutil.copy(
+                wheel, folder / "wheels"
+            )
+        bundle = os.environ.get("SSL_CERT_FILE") or "/etc/ssl/certs/ca-certificates.crt"
+        shutil.copy(bundle, folder / "certificates.crt")
+        (folder / "Dockerfile").write_text(
+            f"FROM {base}\nUSER root\nCOPY certificates.crt /certificates.crt\nCOPY wheels /wheels\n"
+            "ENV SSL_CERT_FILE=/certificates.crt PIP_CERT=/certificates.crt\n"
+        )
+        run(host, "build", "--tag", name, folder)
+    return name
+
+
+def _same_disk(one: Path, other: Path) -> bool:
+    return one.stat().st_dev == other.stat().st_dev

@@ -1,0 +1,97 @@
+"""What a serving container runs: fetch the model unless it is there, check every byte, run Triton, watch over it.
+
+    python -m troika.serving.container
+
+Settings are environment variables, which `--help` lists. Exit status 1: the model must not be served, or Triton or
+one of its model processes has died; Kubernetes then starts the container again. SIGTERM lets requests end.
+"""
+
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from troika.errors import ParameterError, TroikaError
+from troika.releases.bundle import Bundle
+from troika.serving.model_fetch import fetch_model
+from troika.serving.triton import TritonServer, stop_on_signals
+
+_TRITON = Path("/opt/tritonserver/bin/tritonserver")
+_TARGET = Path("/models/bundle")
+
+
+def main(
+    digest: Annotated[str, typer.Option(envvar="TROIKA_DIGEST", help="sha256:<hex>, from release.yaml.")],
+    target: Annotated[
+        Path, typer.Option(envvar="TROIKA_TARGET", help="The bundle's folder, or where it is to be.")
+    ] = _TARGET,
+    store: Annotated[
+        str | None,
+        typer.Option(envvar="TROIKA_STORE", help="URL of the model store; without it the bundle must be there."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(envvar="TROIKA_MODEL", help="Its name, with a store.")] = None,
+    verify_key: Annotated[
+        Path | None,
+        typer.Option(envvar="TROIKA_VERIFY_KEY", help="PEM public key; only what it signed is taken."),
+    ] = None,
+    graph_backend: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TROIKA_GRAPH_BACKEND",
+            help="onnxruntime, cuda or tensorrt: Triton's own backend; default: ONNX Runtime in Python.",
+        ),
+    ] = None,
+    admin_key: Annotated[
+        str | None, typer.Option(envvar="TROIKA_ADMIN_KEY", help="Opens Triton's management; default: closed.")
+    ] = None,
+    http_port: Annotated[int, typer.Option(envvar="TROIKA_HTTP_PORT", min=1, max=65535)] = 8000,
+    grpc_port: Annotated[int, typer.Option(envvar="TROIKA_GRPC_PORT", min=1, max=65535)] = 8001,
+    metrics_port: Annotated[int, typer.Option(envvar="TROIKA_METRICS_PORT", min=1, max=65535)] = 8002,
+    tritonserver: Annotated[Path, typer.Option(envvar="TROIKA_TRITONSERVER", help="Program.")] = _TRITON,
+    exit_seconds: Annotated[
+        float, typer.Option(envvar="TROIKA_EXIT_SECONDS", min=0, help="For requests in flight at the end.")
+    ] = 45.0,
+    start_seconds: Annotated[
+        float, typer.Option(envvar="TROIKA_START_SECONDS", min=1, help="Until the model must be ready.")
+    ] = 600.0,
+) -> None:
+    """Serve one model release over HTTP and gRPC, on all addresses."""
+    try:
+        if store is not None:
+            if model is None:
+                raise ParameterError("TROIKA_MODEL must name the model, since TROIKA_STORE is given")
+            fetch_model(store, model, digest, target, verify_key)
+        bundle = Bundle.open(target, digest)
+        print(f"{bundle.model} {bundle.digest}: every byte is as it was published", flush=True)
+        server = TritonServer(
+            target, expected_digest=digest, address="0.0.0.0",
+            http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port,
+            tritonserver=tritonserver, graph_backend=graph_backend, admin_key=admin_key,
+            start_seconds=start_seconds, exit_seconds=exit_seconds,
+        )  # fmt: skip
+        with stop_on_signals(), server:
+            print(f"ready after {server.seconds_to_ready:.1f} s", flush=True)
+            threading.Thread(target=_show, args=(Path(server.state.log),), daemon=True).start()
+            server.wait()
+    except TroikaError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise typer.Exit(1) from None
+
+
+def _show(log: Path) -> None:
+    """Print what Triton writes, as a container's log should hold it."""
+    with log.open(encoding="utf-8", errors="replace") as file:
+        while True:
+            text = file.read()
+            if text:
+                print(text, end="", flush=True)
+            time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    app()
