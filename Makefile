@@ -14,7 +14,7 @@ TOOL := "$(BIN)/uv" tool run --quiet --python "$(BIN)/python" $(WHEELS)
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run serve generate pipeline repro test check format benchmark lock clean
+.PHONY: help install run serve generate pipeline doctor repro test check format benchmark lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ generate: $(READY) ## Images from the running server. N=20 SEED=0 LABEL=7 OUT=se
 
 pipeline: $(READY) ## Compile the package for Kubeflow. ARGS="--image NAME@sha256:..."
 	@troika pipeline $(ARGS)
+
+doctor: $(READY) ## Look at all that a run needs. ARGS="--kubeflow http://localhost:8080"
+	@troika doctor $(ARGS)
 
 repro: $(READY) ## The same steps as cached DVC stages. ARGS="evaluate"
 	@dvc repro $(ARGS)

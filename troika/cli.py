@@ -214,6 +214,31 @@ def pipeline(
         typer.echo(f"  {manifests}: Pipeline and PipelineVersion, for Git")
 
 
+@app.command(epilog="Examples:  troika doctor  |  troika doctor --kubeflow http://localhost:8080")
+def doctor(
+    kubeflow: Annotated[str | None, typer.Option(help="URL of Kubeflow Pipelines to look at, too.")] = None,
+    triton: Annotated[str | None, typer.Option(help="HOST:PORT of a Triton's HTTP side to look at, too.")] = None,
+    branch: Annotated[str, typer.Option(help="Of the release repository.")] = "main",
+    home: Home = _HOME,
+) -> None:
+    """Look at all that a run needs, and say how to mend what is wrong. Exit status 1: something is."""
+    with _clear_errors():
+        from troika.doctor import Surroundings, examine
+        from troika.releases import local
+
+        repository = Path.cwd() if Path(".dvc").is_dir() else None
+        where = Surroundings(
+            local.store_url(home), local.release_remote(home), branch, kubeflow, triton, repository
+        )
+        failed = False
+        for finding in examine(where):
+            failed |= finding.outcome == "fail"
+            typer.echo(f"{finding.outcome:<5} {finding.name:<19} {finding.said}")
+            if finding.mend:
+                typer.echo(f"{'':<25} {finding.mend}")
+        raise typer.Exit(int(failed))
+
+
 def _add(command: Callable[..., None], example: str) -> None:
     """Take a command over from another module, with this one's way of telling errors."""
 

@@ -115,6 +115,14 @@ class Repository:
             return str(error)
         return None
 
+    def rehearse_push(self, commit: str) -> None:
+        """Ask the remote whether it would take a commit, and send nothing.
+
+        Raises:
+            ReleaseError: it would not, in its words.
+        """
+        self.git("push", "--dry-run", "--porcelain", "--", self._remote, f"{commit}:refs/heads/{self._branch}")
+
     def _identity(self) -> list[str]:
         options = []
         for key, fallback in (("user.name", "Troika"), ("user.email", "troika@localhost")):

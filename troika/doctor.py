@@ -1,0 +1,233 @@
+"""Look at what a run needs before it starts: `troika doctor`, on a laptop and in the train image alike.
+
+Each check says pass, warn or fail, and how to mend it. Checks only what it is told of; changes nothing that stays.
+"""
+
+import shutil
+import tempfile
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from troika.errors import TroikaError
+
+Outcome = Literal["pass", "warn", "fail"]
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
+_ENOUGH_SHARED_MEMORY = 256 * 2**20
+_SECONDS = 10.0
+# What Kubeflow's SDK 2.17 speaks with; an older backend may not know what is in a package.
+_OLDEST_BACKEND = (2, 4)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check says."""
+
+    outcome: Outcome
+    name: str
+    said: str
+    mend: str = ""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where to look; None leaves a check out."""
+
+    store: str | None
+    remote: str | None
+    branch: str
+    kubeflow: str | None = None
+    """URL of Kubeflow Pipelines."""
+    triton: str | None = None
+    """HOST:PORT of Triton's HTTP side."""
+    repository: Path | None = None
+    """A DVC repository."""
+
+
+def examine(where: Surroundings) -> Iterator[Finding]:
+    """All checks, one after the other; none raises, whatever it finds."""
+    checks: list[tuple[str, Callable[[], Finding]]] = [
+        ("training framework", _framework),
+        ("shared memory", _shared_memory),
+    ]
+    store, remote, kubeflow, triton, repository = (
+        where.store, where.remote, where.kubeflow, where.triton, where.repository,
+    )  # fmt: skip
+    if store is not None:
+        checks.append(("model store", lambda: _store(store)))
+    if remote is not None:
+        checks.append(("release repository", lambda: _git(remote, where.branch)))
+    if repository is not None:
+        checks.append(("data remote", lambda: _dvc(repository)))
+    if kubeflow is not None:
+        checks.append(("Kubeflow", lambda: _kubeflow(kubeflow)))
+    checks.append(("Triton", (lambda: _triton(triton)) if triton is not None else _own_triton))
+    for name, check in checks:
+        try:
+            yield check()
+        except TroikaError as error:
+            yield Finding("fail", name, str(error))
+        except Exception as error:
+            yield Finding("fail", name, f"{type(error).__name__}: {error}")
+
+
+def _framework() -> Finding:
+    name = "training framework"
+    try:
+        import torch  # noqa: PLC0415 - a serving machine has none
+    except ImportError:
+        return Finding("warn", name, "PyTorch is not installed", "`pip install troika[pytorch]` to train here")
+    if torch.cuda.is_available():
+        found = torch.cuda.get_device_properties(0)
+        return Finding(
+            "pass",
+            name,
+            f"PyTorch {torch.__version__}, {torch.cuda.device_count()} GPU: {found.name}, "
+            f"{found.total_memory / 2**30:.0f} GiB",
+        )
+    if list(Path("/dev").glob("nvidia[0-9]*")):
+        return Finding(
+            "fail",
+            name,
+            f"PyTorch {torch.__version__} does not see the GPU that this machine has",
+            "install the build with CUDA, and a driver that is not older than it",
+        )
+    return Finding("pass", name, f"PyTorch {torch.__version__}, no GPU: training runs on the CPU")
+
+
+def _shared_memory() -> Finding:
+    name = "shared memory"
+    if not _SHARED_MEMORY.is_dir():
+        return Finding("fail", name, f"{_SHARED_MEMORY} does not exist", "mount a tmpfs there")
+    size = shutil.disk_usage(_SHARED_MEMORY)
+    said = f"{size.free / 2**20:,.0f} of {size.total / 2**20:,.0f} MiB free"
+    if size.free < _ENOUGH_SHARED_MEMORY:
+        return Finding(
+            "warn",
+            name,
+            said,
+            "PyTorch's data workers need more: shared_memory in the cluster file, or `docker run --shm-size=1g`",
+        )
+    return Finding("pass", name, said)
+
+
+def _store(url: str) -> Finding:
+    from troika.releases.storage import open_storage  # noqa: PLC0415 - so with all below: each check, its imports
+
+    name, path = "model store", f".incoming/doctor-{uuid.uuid4().hex}"
+    with warnings.catch_warnings(record=True) as complaints:
+        warnings.simplefilter("always")
+        storage = open_storage(url)
+        try:
+            storage.create(path, b"1")
+            refused = not storage.create(path, b"2")
+            with storage.open(path) as file:
+                whole = file.read() == b"1"
+        finally:
+            storage.remove(path)
+    if not refused or not whole:
+        return Finding(
+            "fail", name, f"{url} lets a second writer write over the first", "use a store that keeps what it has"
+        )
+    if any("conditional" in str(complaint.message) for complaint in complaints):
+        return Finding("warn", name, f"{url} can be written, but not conditionally", "see docs/decisions/store.md")
+    return Finding("pass", name, f"{url} can be read and written, each file once")
+
+
+def _git(remote: str, branch: str) -> Finding:
+    from troika.releases.git import Repository  # noqa: PLC0415
+
+    with Repository.of(remote, branch) as repository:
+        head = repository.pull()
+        repository.rehearse_push(repository.commit(head, "doctor", "doctor\n", "Never pushed"))
+        return Finding(
+            "pass", "release repository", f"{repository.shown}, {branch} at {head[:12]}, may be pushed to"
+        )
+
+
+def _dvc(folder: Path) -> Finding:
+    from dvc.config import NoRemoteError  # noqa: PLC0415
+    from dvc.repo import Repo  # noqa: PLC0415
+
+    name = "data remote"
+    with Repo(str(folder)) as repo:
+        try:
+            remote = repo.cloud.get_remote()
+        except NoRemoteError:
+            return Finding(
+                "warn", name, "DVC has no remote: data stays on this machine", "`dvc remote add -d NAME URL`"
+            )
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(b"doctor")
+            file.flush()
+            path = remote.fs.join(remote.path, f"doctor-{uuid.uuid4().hex}")
+            remote.fs.makedirs(remote.path, exist_ok=True)
+            remote.fs.put_file(file.name, path)
+            remote.fs.remove(path)
+        return Finding("pass", name, f"DVC remote {remote.name} can be written")
+
+
+def _kubeflow(host: str) -> Finding:
+    import requests  # noqa: PLC0415
+
+    name = "Kubeflow"
+    try:
+        answer = requests.get(f"{host.rstrip('/')}/apis/v2beta1/healthz", timeout=_SECONDS)
+        answer.raise_for_status()
+        backend = str(answer.json().get("tag_name", ""))
+    except (requests.RequestException, ValueError, AttributeError) as error:
+        return Finding(
+            "fail", name, f"{host} does not answer as Kubeflow Pipelines does ({type(error).__name__})",
+            "is the URL right, is there a login in front of it, is port-forwarding on?",
+        )  # fmt: skip
+    try:
+        sdk = version("kfp")
+    except PackageNotFoundError:
+        return Finding("fail", name, "kfp is not installed", "`pip install troika[pipeline]`")
+    numbers = tuple(int(part) for part in backend.lstrip("v").split(".")[:2] if part.isdigit())
+    said = f"backend {backend or 'of unknown version'}, SDK {sdk}"
+    if numbers < _OLDEST_BACKEND:
+        oldest = ".".join(map(str, _OLDEST_BACKEND))
+        return Finding(
+            "warn", name, said, f"packages are made for backend {oldest} or newer: GPU settings may be lost"
+        )
+    return Finding("pass", name, said)
+
+
+def _triton(address: str) -> Finding:
+    import requests  # noqa: PLC0415
+
+    name, base = "Triton", f"http://{address}/v2"
+    try:
+        answer = requests.get(base, timeout=_SECONDS)
+        answer.raise_for_status()
+        found = answer.json()
+        ready = requests.get(f"{base}/health/ready", timeout=_SECONDS).ok
+        closed = requests.post(f"{base}/repository/index", timeout=_SECONDS).status_code != requests.codes.ok
+    except (requests.RequestException, ValueError) as error:
+        return Finding(
+            "fail",
+            name,
+            f"{address} does not answer as Triton does ({type(error).__name__})",
+            "is this its HTTP port?",
+        )
+    said = f"version {found.get('version', 'unknown')}"
+    if not ready:
+        return Finding("fail", name, f"{said}, not ready", "its log says why")
+    if not closed:
+        return Finding(
+            "warn", name, f"{said}, its model control is open to everybody",
+            "use Dockerfile.serve, or --http-restricted-api and --grpc-restricted-protocol",
+        )  # fmt: skip
+    return Finding("pass", name, f"{said}, ready, its model control is closed")
+
+
+def _own_triton() -> Finding:
+    from troika.serving.triton_process import find_installation  # noqa: PLC0415
+
+    find_installation()
+    return Finding("pass", "Triton", f"nvidia-pytriton {version('nvidia-pytriton')} is installed here")
