@@ -14,6 +14,9 @@ import docker
 import pytest
 from quick import REPOSITORY
 
+COMMIT = subprocess.run(
+    ["git", "rev-parse", "HEAD"], cwd=REPOSITORY, check=True, capture_output=True, text=True
+).stdout.strip()
 # Kept between test runs, so that only what has changed is built anew.
 STATE = REPOSITORY / ".troika" / "containers"
 PACKAGES = "ca-certificates,git,libpython3.11,openssh-client,python3.11,python3.11-venv,python3-venv"

@@ -1,16 +1,11 @@
 """An engine and images for all container tests, built once from the Dockerfiles that people use."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from containers_engine import base_image, builder_image, engine, run
+from containers_engine import COMMIT, base_image, builder_image, engine, run
 from quick import REPOSITORY
-
-COMMIT = subprocess.run(
-    ["git", "rev-parse", "HEAD"], cwd=REPOSITORY, check=True, capture_output=True, text=True
-).stdout.strip()
 
 
 @pytest.fixture(scope="session")

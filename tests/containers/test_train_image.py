@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from containers_engine import run
+from containers_engine import COMMIT, run
 from quick import REPOSITORY, plain_environment, quick_sections
 
 from troika.releases.pointer import ensure_local_remote, read_release
@@ -67,10 +67,7 @@ def test_every_step_runs_as_an_ordinary_user_on_a_read_only_root(host: str, trai
     assert released is not None
     assert json.loads((work / "release.json").read_text())["digest"] == released.digest
     card = json.loads((work / "bundle" / "manifest.json").read_text())["lineage"]
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=REPOSITORY, check=True, capture_output=True, text=True
-    ).stdout.strip()
-    assert card["code_commit"] == commit
+    assert card["code_commit"] == COMMIT
 
 
 def test_a_step_that_fails_says_in_its_last_line_what_to_do(host: str, train_image: str, work: Path) -> None:
