@@ -45,6 +45,9 @@ Changes = Annotated[
 ClusterFile = Annotated[
     Path, typer.Option("--cluster", envvar="TROIKA_CLUSTER", help="What pods get: memory, GPUs, secrets' names.")
 ]
+Host = Annotated[str, typer.Option(envvar="TROIKA_KUBEFLOW", help="URL of Kubeflow Pipelines.")]
+Namespace = Annotated[str, typer.Option(help="Namespace of the runs.")]
+Experiment = Annotated[str, typer.Option(help="Experiment that the runs are grouped under.")]
 _HOME, _PARAMS, _CLUSTER = Path(".troika"), Path("params.yaml"), Path("pipelines/cluster.yaml")
 _STATE_FILE = "server.json"
 _PICTURE_COLUMNS, _PICTURE_COUNT = 10, 100
@@ -212,6 +215,65 @@ def pipeline(
         typer.echo(version)
         typer.echo(f"  {package}: upload it in the Kubeflow UI under Pipelines, or use `troika submit`")
         typer.echo(f"  {manifests}: Pipeline and PipelineVersion, for Git")
+
+
+@app.command(
+    epilog="Example:  troika submit --host http://localhost:8080 --image NAME@sha256:... --store s3://models "
+    "--release-remote git@git.example:platform/deployments.git --to staging --set train.steps=12000"
+)
+def submit(
+    host: Host,
+    image: Annotated[str, typer.Option(envvar="TROIKA_TRAIN_IMAGE", help="Train image, by digest.")],
+    store: Annotated[str, typer.Option(envvar="TROIKA_STORE", help="URL of the model store.")],
+    release_remote: Annotated[
+        str, typer.Option(envvar="TROIKA_RELEASE_REMOTE", help="Git repository of releases, as pods reach it.")
+    ],
+    to: Annotated[str, typer.Option("--to", envvar="TROIKA_ENVIRONMENT", help="Environment to release to.")],
+    namespace: Namespace = "kubeflow",
+    experiment: Experiment = "troika",
+    cluster: ClusterFile = _CLUSTER,
+    changes: Changes = None,
+    params: ParamsFile = _PARAMS,
+    follow: Annotated[bool, typer.Option(help="Tell each step's state until the end.")] = True,
+) -> None:
+    """Upload the pipeline to Kubeflow if it is new there, start a run and follow it.
+
+    Exit status 1: the run failed.
+    """
+    with _clear_errors():
+        from tempfile import TemporaryDirectory
+
+        from pipelines.cluster import read_cluster
+        from pipelines.compile import compile_pipeline
+        from pipelines.submit import Kubeflow
+
+        with TemporaryDirectory(prefix="troika-submit-") as scratch:
+            package = Path(scratch) / "pipeline.yaml"
+            compile_pipeline(package, image, _sections(params, changes, {}), read_cluster(cluster))
+            kubeflow = Kubeflow(host, namespace)
+            version = kubeflow.upload(package)
+        typer.echo(f"{version.name} {'uploaded' if version.new else 'is there already'}")
+        arguments = {"store": store, "release_remote": release_remote, "environment": to}
+        run_id = kubeflow.start(version, arguments, experiment)
+        typer.echo(kubeflow.link(run_id))
+        if follow:
+            kubeflow.follow(run_id, typer.echo)
+            typer.echo("succeeded")
+
+
+@app.command(epilog="Example:  troika recurring recurring.yaml --host http://localhost:8080")
+def recurring(
+    declarations: Annotated[Path, typer.Argument(help="YAML file: name -> cron, arguments, enabled.")],
+    host: Host,
+    namespace: Namespace = "kubeflow",
+    experiment: Experiment = "troika",
+) -> None:
+    """Make Kubeflow's recurring runs of this pipeline those of a file; each follows the newest version."""
+    with _clear_errors():
+        from pipelines.submit import Kubeflow, read_recurring
+
+        declared = read_recurring(declarations)
+        Kubeflow(host, namespace).reconcile(declared, experiment, typer.echo)
 
 
 @app.command(epilog="Examples:  troika doctor  |  troika doctor --kubeflow http://localhost:8080")
