@@ -108,8 +108,8 @@ def _containers(image: str, home: Path) -> local.DockerRunner:
     import docker  # noqa: PLC0415 - only those who run containers need it
 
     try:
-        client = docker.from_env()
-        client.images.get(image)
+        with contextlib.closing(docker.from_env()) as client:
+            client.images.get(image)
     except docker.errors.ImageNotFound:
         raise ParameterError(f"--image {image}: this machine has no such image; build or pull it") from None
     except docker.errors.DockerException as error:
