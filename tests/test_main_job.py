@@ -49,7 +49,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(home: Path) -> Iterator[ServerState]:
     """`troika serve` in a process of its own."""
-    process = subprocess.Popen(command("serve", "--home", home), cwd=REPOSITORY, env=plain_environment())
+    # A shell's background jobs, and what they start, ignore SIGINT unless told otherwise.
+    serve = ["env", "--default-signal=INT", *command("serve", "--home", home)]
+    process = subprocess.Popen(serve, cwd=REPOSITORY, env=plain_environment())
     try:
         deadline = time.monotonic() + DEADLINE_SECONDS
         while (state := read_state(home / "server.json")) is None:

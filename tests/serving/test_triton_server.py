@@ -291,7 +291,8 @@ def test_a_signal_to_the_foreground_process_stops_the_server(
     bundle: Bundle, tmp_path: Path, number: signal.Signals
 ) -> None:
     state_file = tmp_path / "state.json"
-    command = [sys.executable, "-c", SERVE, str(bundle.folder), str(state_file)]
+    # A shell's background jobs, and what they start, ignore SIGINT unless told otherwise.
+    command = ["env", "--default-signal=INT", sys.executable, "-c", SERVE, str(bundle.folder), str(state_file)]
     with nothing_left_behind():
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
@@ -299,7 +300,11 @@ def test_a_signal_to_the_foreground_process_stops_the_server(
             state = read_state(state_file)
             assert state is not None
             process.send_signal(number)
-            process.communicate(timeout=20)
+            try:
+                process.communicate(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()  # else the block's end would wait for ever
+                raise
         assert process.returncode in {128 + number, -number}
         assert group(state.pid) == []
         assert not state_file.exists()
