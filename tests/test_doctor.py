@@ -173,6 +173,11 @@ def test_the_command_says_it_in_lines_and_by_its_exit_status(tmp_path: Path) -> 
     done = doctor()
     assert (done.returncode, done.stderr) == (0, "")
     assert "pass  model store " in done.stdout
+    (tmp_path / "file").write_text("not a folder")
+    done = doctor("--home", str(tmp_path / "file"))
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "fail  release repository" in done.stdout
+    assert "pass  Triton" in done.stdout  # nothing is left out
     done = doctor("--triton", "127.0.0.1:9")
     assert done.returncode == 1
     assert "fail  Triton " in done.stdout

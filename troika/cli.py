@@ -285,15 +285,21 @@ def doctor(
 ) -> None:
     """Look at all that a run needs, and say how to mend what is wrong. Exit status 1: something is."""
     with _clear_errors():
-        from troika.doctor import Surroundings, examine
+        from itertools import chain
+
+        from troika.doctor import Finding, Surroundings, examine
         from troika.releases import local
 
         repository = Path.cwd() if Path(".dvc").is_dir() else None
-        where = Surroundings(
-            local.store_url(home), local.release_remote(home), branch, kubeflow, triton, repository
-        )
+        findings: list[Finding] = []
+        remote = None
+        try:
+            remote = local.release_remote(home)
+        except TroikaError as error:
+            findings.append(Finding("fail", "release repository", str(error), "set TROIKA_RELEASE_REMOTE"))
+        where = Surroundings(local.store_url(home), remote, branch, kubeflow, triton, repository)
         failed = False
-        for finding in examine(where):
+        for finding in chain(findings, examine(where)):
             failed |= finding.outcome == "fail"
             typer.echo(f"{finding.outcome:<5} {finding.name:<19} {finding.said}")
             if finding.mend:
