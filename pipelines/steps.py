@@ -71,8 +71,10 @@ def export_model(
     model_name: str,
     checkpoint: dsl.Input[dsl.Model],
     bundle: dsl.Output[dsl.Model],
+    card: dsl.Output[dsl.Markdown],
 ) -> None:
-    """Turn a checkpoint into the bundle that is judged and served."""
+    """Turn a checkpoint into the bundle that is judged and served; the UI shows its model card."""
+    import shutil
     from pathlib import Path
 
     from components.export_model import export_model as step
@@ -85,6 +87,7 @@ def export_model(
             params=resolve_params(step, params, {"model_name": model_name}, overrides=overrides),
         )
     bundle.metadata.update(digest=digest)
+    shutil.copyfile(Path(bundle.path, "model_card.md"), card.path)
 
 
 def evaluate(

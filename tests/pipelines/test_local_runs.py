@@ -68,6 +68,19 @@ def test_a_promoted_model_is_published_released_and_served(
     assert {path.name for path in (home / "output").iterdir()} == {"samples.png", "evaluation.html", "data.html"}
 
 
+def test_what_the_ui_shows_is_small_and_stands_alone(
+    promoted: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    home, _ = promoted
+    (card,) = (home / "home" / "runs").glob("*/export-model/card")
+    assert card.read_text().startswith("# Model card: digits")
+    pages = [*(home / "home" / "runs").glob("*/*/report"), card]
+    assert len(pages) == 3
+    for page in pages:
+        assert page.stat().st_size < 2_000_000
+        assert not re.search(r"(src|href)=[\"'](?!data:|#)", page.read_text())
+
+
 def test_the_output_is_calm(promoted: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     _, finished = promoted
     assert finished.stderr == ""

@@ -22,6 +22,9 @@ Edge = tuple[str, str, str, str]
 LOCAL_ONLY = {("train", "state")}
 """Paths that the other drivers hand over in their own way (an environment variable in a pod)."""
 
+UI_ONLY = {("export_model", "card")}
+"""Outputs of a wrapper that repeat a part of another one, for Kubeflow's UI to show."""
+
 
 def step_function(name: str) -> Any:
     return getattr(import_module(f"components.{name}"), name)
@@ -46,7 +49,7 @@ def wrapper_artifacts(name: str) -> tuple[set[str], set[str]]:
             for kind, keys in found.items():
                 if isinstance(mark, type) and mark.__name__ == f"{kind.capitalize()}Annotation":
                     keys.add(key)
-    return found["input"], found["output"]
+    return found["input"], found["output"] - {key for step, key in UI_ONLY if step == name}
 
 
 def stages() -> dict[str, Any]:
