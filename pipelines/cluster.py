@@ -99,9 +99,9 @@ def read_cluster(path: Path, changes: Mapping[str, Any] | None = None) -> Cluste
     return Cluster.parse(merge(read_mapping(path), changes or {}), str(path))
 
 
-def apply(task: dsl.PipelineTask, cluster: Cluster) -> None:
-    """Set all that the cluster file says for the step of this task."""
-    step = task.name.replace("-", "_")
+def apply(task: dsl.PipelineTask, cluster: Cluster, step: str | None = None) -> None:
+    """Set all that the cluster file says for the step of this task, or for the one that is named."""
+    step = step or task.name.replace("-", "_")
     wanted = cluster.steps[step]
     task.set_cpu_request(wanted.cpu).set_cpu_limit(wanted.cpu)
     task.set_memory_request(wanted.memory).set_memory_limit(wanted.memory)

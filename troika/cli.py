@@ -261,6 +261,28 @@ def submit(
             typer.echo("succeeded")
 
 
+@app.command(epilog="Example:  troika sweep pipelines/sweep.yaml --image registry.example/troika-train@sha256:...")
+def sweep(
+    space: Annotated[Path, typer.Argument(help="YAML file: algorithm, trials, objective, parameters.")],
+    image: Annotated[
+        str, typer.Option(envvar="TROIKA_TRAIN_IMAGE", help="Train image, by digest or by a tag never used twice.")
+    ] = "troika-train:latest",
+    cluster: ClusterFile = _CLUSTER,
+    out: Annotated[Path, typer.Option(help="Package to write.")] = Path("build/sweep.yaml"),
+    changes: Changes = None,
+    params: ParamsFile = _PARAMS,
+) -> None:
+    """Compile a search over parameters, whose winner is trained, judged and released, for Kubeflow."""
+    with _clear_errors():
+        from pipelines.cluster import read_cluster
+        from pipelines.sweep import compile_sweep, read_sweep
+
+        trials = compile_sweep(
+            out, image, _sections(params, changes, {}), read_sweep(space), read_cluster(cluster)
+        )
+        typer.echo(f"{out}: {trials} trials; upload it in the Kubeflow UI under Pipelines")
+
+
 @app.command(epilog="Example:  troika recurring recurring.yaml --host http://localhost:8080")
 def recurring(
     declarations: Annotated[Path, typer.Argument(help="YAML file: name -> cron, arguments, enabled.")],
