@@ -475,3 +475,20 @@ def test_twenty_racing_releases_make_one_linear_history(remote: Path) -> None:
     for newer, older in itertools.pairwise(history):
         assert newer.release.previous_digest == older.release.digest
     assert not git("rev-list", "--merges", "main", cwd=remote)
+
+
+def test_versions_are_counted_on_after_a_refusal_in_words_that_nobody_knows(remote: Path) -> None:
+    """The server lost a race and says so in its own words; the next attempt must still see the whole history."""
+    for letter in "ab":
+        release(remote, "staging", published(letter), VERDICT)
+    rollback(remote, "staging")
+    other = git("commit-tree", "main^{tree}", "-p", "main", "-m", "Other work", cwd=remote).strip()
+    hook = remote / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    moved = f"env -u GIT_QUARANTINE_PATH git update-ref refs/heads/main {other}"
+    hook.write_text(f'#!/bin/sh\nrm hooks/pre-receive\n{moved}\necho please wait your turn\nexit 1\n')
+    hook.chmod(0o755)
+    new, _, created = release(remote, "staging", published("c"), VERDICT)
+    assert not hook.exists()
+    assert (new.version, new.previous_digest, created) == (3, published("a").digest, True)
+    assert "Other work" in git("log", "--format=%s", "main", cwd=remote)

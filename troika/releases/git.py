@@ -43,6 +43,8 @@ class Repository:
         self._options = [
             *("-c", "core.hooksPath=/dev/null", "-c", "push.gpgSign=false", "-c", "commit.gpgSign=false"),
             *("-c", "gc.auto=0", "-c", "push.followTags=false", "-c", "push.recurseSubmodules=no"),
+            # What lives for one release needs no care; a pack is kept as it came, not taken apart into files.
+            *("-c", "maintenance.auto=false", "-c", "fetch.unpackLimit=1"),
         ]
 
     @classmethod
@@ -61,31 +63,44 @@ class Repository:
             remote = Path(remote).absolute()  # git runs in another folder
         with tempfile.TemporaryDirectory(prefix="troika-release-") as folder:
             repository = cls(Path(folder), str(remote), branch)
-            repository.git("init", "--quiet", "--bare", folder)
+            repository.git("init", "--quiet", "--bare", "--template=", folder)
             yield repository
 
     def pull(self, *, whole: bool = False) -> str:
         """Fetch the branch's head, or its whole history; returns the head's commit."""
         depth = () if whole else ("--depth=1",)
-        self.git("fetch", "--quiet", "--no-tags", *depth, "--", self._remote, f"refs/heads/{self._branch}")
-        return self.git("rev-parse", "FETCH_HEAD").strip()
+        # Into a reference, so that fetching again brings only what is new.
+        wanted = f"+refs/heads/{self._branch}:refs/pulled"
+        self.git("fetch", "--quiet", "--no-tags", *depth, "--", self._remote, wanted)
+        return (self._folder / "FETCH_HEAD").read_text(encoding="utf-8").split()[0]
 
     def changes(self, path: str) -> list[Change]:
         """The commits of a whole history that changed a file, newest first."""
         log = self.git("log", "--format=%H%x09%ct%x09%an", "FETCH_HEAD", "--", path)
-        found = []
-        for line in log.splitlines():
-            commit, seconds, author = line.split("\t", 2)
-            found.append(
-                Change(commit, datetime.fromtimestamp(int(seconds), UTC), author, self.read(path, commit))
-            )
-        return found
+        lines = [line.split("\t", 2) for line in log.splitlines()]
+        texts = self._texts([f"{commit}:{path}" for commit, _, _ in lines])
+        return [
+            Change(commit, datetime.fromtimestamp(int(seconds), UTC), author, text)
+            for (commit, seconds, author), text in zip(lines, texts, strict=True)
+        ]
 
-    def read(self, path: str, commit: str = "FETCH_HEAD") -> str | None:
-        """Text of a file at a commit, if not said otherwise at the fetched head; None if there is no such file."""
-        if not self.git("ls-tree", commit, "--", path):
-            return None
-        return self.git("cat-file", "blob", f"{commit}:{path}")
+    def read(self, path: str) -> str | None:
+        """Text of a file at the fetched head; None if there is no such file."""
+        return self._texts([f"FETCH_HEAD:{path}"])[0]
+
+    def _texts(self, names: list[str]) -> list[str | None]:
+        """Contents of files, each named `<commit>:<path>`, by one call of git; None where there is none."""
+        answer = self._run("cat-file", "--batch", stdin="".join(f"{name}\n" for name in names).encode())
+        texts: list[str | None] = []
+        while answer:
+            head, _, answer = answer.partition(b"\n")
+            if head.endswith(b" missing"):
+                texts.append(None)
+                continue
+            _, kind, size = head.split()
+            texts.append(answer[: int(size)].decode("utf-8", "replace") if kind == b"blob" else None)
+            answer = answer[int(size) + 1 :]
+        return texts
 
     def files(self, pattern: str) -> list[str]:
         """Paths at the fetched head that match a shell pattern."""
@@ -109,8 +124,8 @@ class Repository:
             if any(words in str(error) for words in _LOST_RACE):
                 return str(error)
             # The server may have said it in other words, or the connection broke: the branch itself knows.
-            before = self.git("rev-parse", f"{commit}^").strip()
-            if self.pull() == before:
+            listed = self.git("ls-remote", "--", self._remote, f"refs/heads/{self._branch}").split()
+            if listed[:1] == [self.git("rev-parse", f"{commit}^").strip()]:
                 raise
             return str(error)
         return None
@@ -124,11 +139,10 @@ class Repository:
         self.git("push", "--dry-run", "--porcelain", "--", self._remote, f"{commit}:refs/heads/{self._branch}")
 
     def _identity(self) -> list[str]:
-        options = []
-        for key, fallback in (("user.name", "Troika"), ("user.email", "troika@localhost")):
-            if not self.git("config", "--default", "", "--get", key).strip():
-                options += ["-c", f"{key}={fallback}"]
-        return options
+        entries = [entry.partition("\n") for entry in self.git("config", "--null", "--list").split("\0")]
+        known = {key for key, _, value in entries if value.strip()}
+        fallback = {"user.name": "Troika", "user.email": "troika@localhost"}
+        return [part for key, value in fallback.items() if key not in known for part in ("-c", f"{key}={value}")]
 
     def git(self, *arguments: str, stdin: str = "") -> str:
         """Run git in this repository; returns what it prints.
@@ -136,6 +150,9 @@ class Repository:
         Raises:
             ReleaseError: git is missing, fails, or takes longer than two minutes.
         """
+        return self._run(*arguments, stdin=stdin.encode()).decode("utf-8", "replace")
+
+    def _run(self, *arguments: str, stdin: bytes) -> bytes:
         try:
             done = subprocess.run(
                 ["git", *self._options, *arguments],
@@ -143,7 +160,6 @@ class Repository:
                 env=isolated_environment(os.environ),
                 input=stdin,
                 capture_output=True,
-                text=True,
                 timeout=_SECONDS,
                 check=False,
             )
@@ -154,7 +170,8 @@ class Repository:
         except subprocess.TimeoutExpired:
             raise ReleaseError(f"Git remote {self.shown} did not answer in {_SECONDS} s") from None
         if done.returncode != 0:
-            words = without_credentials(f"{done.stderr.strip()}\n{done.stdout.strip()}".strip())
+            said = b"\n".join((done.stderr.strip(), done.stdout.strip())).strip().decode("utf-8", "replace")
+            words = without_credentials(said)
             raise ReleaseError(f"Git remote {self.shown}, branch {self._branch}: git said: {words}")
         return done.stdout
 

@@ -123,15 +123,16 @@ def release(
         ReleaseError: the remote refuses or cannot be reached (in git's own words), or `attempts` are used up.
     """
 
-    def decide(current: Release | None, history: list[Released]) -> _Move | None:
-        if current is not None and (current.model, current.digest) == (published.model, published.digest):
-            return None
+    def is_done(current: Release) -> bool:
+        return (current.model, current.digest) == (published.model, published.digest)
+
+    def decide(current: Release | None, history: list[Released]) -> _Move:
         # Not the current one's: after a revert that number has been used already.
         version = max((past.release.version for past in history), default=0) + 1
         new = _next(current, published, verdict_sha256, version)
         return _Move(new, _to_yaml(environment, new), _message(environment, new))
 
-    return _move(remote, environment, decide, branch, attempts, f"{published.digest} was being released")
+    return _move(remote, environment, is_done, decide, branch, attempts, f"{published.digest} was being released")
 
 
 def rollback(
@@ -154,11 +155,12 @@ def rollback(
         ReleaseError: there is no such version, or nothing to go back to; or as for `release`.
     """
 
-    def decide(current: Release | None, history: list[Released]) -> _Move | None:
+    def is_done(current: Release) -> bool:
+        return version == current.version
+
+    def decide(current: Release | None, history: list[Released]) -> _Move:
         if current is None:
             raise ReleaseError(f"nothing has been released to {environment}, so there is nothing to go back to")
-        if version == current.version:
-            return None
         known = {past.release.version: past for past in reversed(history)}
         earlier = [number for number in known if number < current.version]
         if version is None and not earlier:
@@ -177,7 +179,7 @@ def rollback(
         )
         return _Move(back.release, back.text, message)
 
-    return _move(remote, environment, decide, branch, attempts, "it was being rolled back")
+    return _move(remote, environment, is_done, decide, branch, attempts, "it was being rolled back")
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,8 @@ class _Move:
 def _move(
     remote: str | Path,
     environment: str,
-    decide: Callable[[Release | None, list[Released]], _Move | None],
+    is_done: Callable[[Release], bool],
+    decide: Callable[[Release | None, list[Released]], _Move],
     branch: str,
     attempts: int,
     meanwhile: str,
@@ -202,15 +205,14 @@ def _move(
         started_from = current = _read(repository, path)
         for attempt in range(1, attempts + 1):
             # First, since what is wanted may have become current through another.
-            move = decide(current, _history(repository, path))
-            if move is None and current is not None:
+            if current is not None and is_done(current):
                 return current, head, False
             if (current and current.digest) != (started_from and started_from.digest):
                 found = current.digest if current else "nothing"
                 raise SupersededError(
                     f"{environment} was moved to {found} while {meanwhile}; evaluate against it and try again"
                 )
-            assert move  # noqa: S101 - `decide` gives None only for what is current
+            move = decide(current, _history(repository, path))
             commit = repository.commit(head, path, move.text, move.message)
             refused = repository.push(commit)
             if refused is None:
