@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV ?= .venv
+# Processes among which the tests are shared; many of them wait for servers to start.
+JOBS ?= 3
 BIN := $(abspath $(VENV))/bin
 READY := $(VENV)/.ready
 WHEELS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
@@ -39,8 +41,8 @@ doctor: $(READY) ## Look at all that a run needs. ARGS="--kubeflow http://localh
 repro: $(READY) ## The same steps as cached DVC stages. ARGS="evaluate"
 	@dvc repro $(ARGS)
 
-test: $(READY) ## The whole test suite. ARGS="-k gate"
-	@python -m pytest $(ARGS)
+test: $(READY) ## The whole test suite. JOBS=3 ARGS="-k gate"
+	@python -m pytest --numprocesses $(JOBS) --no-loadscope-reorder $(ARGS)
 
 check: $(READY) ## Lint, format, types, import contract, Dockerfiles
 	@ruff check .
