@@ -75,13 +75,15 @@ class Kubeflow:
     Args:
         host: its URL, such as http://localhost:8080 or https://kubeflow.example/pipeline.
         namespace: the user's, on a Kubeflow with many; where runs are made.
+        service_account: as which pods run; None: as Kubeflow has it.
 
     Raises:
         KubeflowError: it does not answer.
     """
 
-    def __init__(self, host: str, namespace: str) -> None:
+    def __init__(self, host: str, namespace: str, service_account: str | None = None) -> None:
         self._host, self._namespace = host.rstrip("/"), namespace
+        self._service_account = service_account
         with _told(self._host), warnings.catch_warnings():
             # Each client, even of the right version, warns that it is none for Kubeflow 1.
             warnings.simplefilter("ignore", FutureWarning)
@@ -115,6 +117,7 @@ class Kubeflow:
                 params=dict(arguments),
                 pipeline_id=version.pipeline_id,
                 version_id=version.version_id,
+                service_account=self._service_account,
             )
             return str(run.run_id)
 
@@ -173,7 +176,8 @@ class Kubeflow:
                     self._client.delete_recurring_run(run.recurring_run_id)
                     say(f"  {name:<20} removed: it is not declared any more")
             for name, wanted in declared.items():
-                description = _MARK + hashlib.sha256(wanted.model_dump_json().encode()).hexdigest()[:12]
+                declaration = wanted.model_dump_json() + (self._service_account or "")
+                description = _MARK + hashlib.sha256(declaration.encode()).hexdigest()[:12]
                 if name in there and there[name].description == description:
                     say(f"  {name:<20} unchanged")
                     continue
@@ -199,6 +203,7 @@ class Kubeflow:
                 ),
                 pipeline_version_reference=kfp_server_api.V2beta1PipelineVersionReference(pipeline_id=pipeline_id),
                 runtime_config=kfp_server_api.V2beta1RuntimeConfig(parameters=dict(wanted.arguments)),
+                service_account=self._service_account,
             )
         )
 

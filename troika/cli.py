@@ -47,6 +47,9 @@ ClusterFile = Annotated[
 ]
 Host = Annotated[str, typer.Option(envvar="TROIKA_KUBEFLOW", help="URL of Kubeflow Pipelines.")]
 Namespace = Annotated[str, typer.Option(help="Namespace of the runs.")]
+ServiceAccount = Annotated[
+    str | None, typer.Option(help="Account of the runs' pods, such as troika-pipeline; default: Kubeflow's.")
+]
 Experiment = Annotated[str, typer.Option(help="Experiment that the runs are grouped under.")]
 _HOME, _PARAMS, _CLUSTER = Path(".troika"), Path("params.yaml"), Path("pipelines/cluster.yaml")
 _STATE_FILE = "server.json"
@@ -230,6 +233,7 @@ def submit(
     ],
     to: Annotated[str, typer.Option("--to", envvar="TROIKA_ENVIRONMENT", help="Environment to release to.")],
     namespace: Namespace = "kubeflow",
+    service_account: ServiceAccount = None,
     experiment: Experiment = "troika",
     cluster: ClusterFile = _CLUSTER,
     changes: Changes = None,
@@ -250,7 +254,7 @@ def submit(
         with TemporaryDirectory(prefix="troika-submit-") as scratch:
             package = Path(scratch) / "pipeline.yaml"
             compile_pipeline(package, image, _sections(params, changes, {}), read_cluster(cluster))
-            kubeflow = Kubeflow(host, namespace)
+            kubeflow = Kubeflow(host, namespace, service_account)
             version = kubeflow.upload(package)
         typer.echo(f"{version.name} {'uploaded' if version.new else 'is there already'}")
         arguments = {"store": store, "release_remote": release_remote, "environment": to}
@@ -288,6 +292,7 @@ def recurring(
     declarations: Annotated[Path, typer.Argument(help="YAML file: name -> cron, arguments, enabled.")],
     host: Host,
     namespace: Namespace = "kubeflow",
+    service_account: ServiceAccount = None,
     experiment: Experiment = "troika",
 ) -> None:
     """Make Kubeflow's recurring runs of this pipeline those of a file; each follows the newest version."""
@@ -295,7 +300,7 @@ def recurring(
         from pipelines.submit import Kubeflow, read_recurring
 
         declared = read_recurring(declarations)
-        Kubeflow(host, namespace).reconcile(declared, experiment, typer.echo)
+        Kubeflow(host, namespace, service_account).reconcile(declared, experiment, typer.echo)
 
 
 @app.command(epilog="Examples:  troika doctor  |  troika doctor --kubeflow http://localhost:8080")

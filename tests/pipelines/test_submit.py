@@ -61,6 +61,16 @@ def test_a_run_of_a_new_version_is_started_and_linked(fake: FakeKubeflow) -> Non
     assert "Bearer token-of-test" in fake.tokens
 
 
+def test_runs_and_recurring_runs_have_the_account_that_is_asked_for(fake: FakeKubeflow, tmp_path: Path) -> None:
+    assert submit(fake)[0] == submit(fake, "--service-account", "troika-pipeline")[0] == 0
+    assert [run.get("service_account") for run in fake.runs.values()] == [None, "troika-pipeline"]
+    path = declare(tmp_path / "a.yaml", nightly={"cron": "0 0 2 * * *", "arguments": ARGUMENTS})
+    for account in ("troika-pipeline", "another"):  # a change is seen as such
+        command = ["recurring", str(path), "--host", fake.url, "--service-account", account]
+        assert CliRunner().invoke(app, command).exit_code == 0
+        assert [run["service_account"] for run in fake.recurring.values()] == [account]
+
+
 def test_the_same_content_is_uploaded_once_and_other_content_again(fake: FakeKubeflow) -> None:
     submit(fake)
     before = dict(fake.versions)
