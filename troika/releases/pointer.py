@@ -26,6 +26,8 @@ from troika.releases.store import PublishedModel
 
 _Digest = Annotated[str, StringConstraints(pattern=rf"^{DIGEST.pattern}$")]
 _FILE = "manifests/serving/overlays/{}/release.yaml"
+# What stands in the file of an environment before its first release, since kustomize must find a file.
+_NOT_YET = "0"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 
@@ -233,7 +235,8 @@ def _history(repository: Repository, path: str) -> list[Released]:
         if change.text is None:
             continue
         with suppress(ReleaseError):
-            state = _from_yaml(change.text, path)
+            if (state := _from_yaml(change.text, path)) is None:
+                continue
             found.append(Released(state, change.commit, change.when, change.author, change.text))
     return found
 
@@ -320,9 +323,11 @@ def _to_yaml(environment: str, new: Release) -> str:
     return head + yaml.safe_dump(document, sort_keys=False, width=1000)
 
 
-def _from_yaml(text: str, where: str) -> Release:
+def _from_yaml(text: str, where: str) -> Release | None:
     try:
         data = yaml.safe_load(text)["data"]
+        if data.get("version") == _NOT_YET:
+            return None
         names = {"previousDigest": "previous_digest", "verdictSha256": "verdict_sha256"}
         values = {names.get(key, key): value for key, value in data.items()}
         return Release.model_validate({**values, "previous_digest": values.get("previous_digest") or None})
