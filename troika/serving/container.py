@@ -51,6 +51,14 @@ def main(
     grpc_port: Annotated[int, typer.Option(envvar="TROIKA_GRPC_PORT", min=1, max=65535)] = 8001,
     metrics_port: Annotated[int, typer.Option(envvar="TROIKA_METRICS_PORT", min=1, max=65535)] = 8002,
     tritonserver: Annotated[Path, typer.Option(envvar="TROIKA_TRITONSERVER", help="Program.")] = _TRITON,
+    grpc_connection_seconds: Annotated[
+        int,
+        typer.Option(
+            envvar="TROIKA_GRPC_CONNECTION_SECONDS",
+            min=0,
+            help="After so long a gRPC connection is ended in peace, so that clients find new pods; 0: never.",
+        ),
+    ] = 300,
     exit_seconds: Annotated[
         float, typer.Option(envvar="TROIKA_EXIT_SECONDS", min=0, help="For requests in flight at the end.")
     ] = 45.0,
@@ -70,7 +78,7 @@ def main(
             target, expected_digest=digest, address="0.0.0.0",
             http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port,
             tritonserver=tritonserver, graph_backend=graph_backend, admin_key=admin_key,
-            start_seconds=start_seconds, exit_seconds=exit_seconds,
+            start_seconds=start_seconds, exit_seconds=exit_seconds, arguments=_ageing(grpc_connection_seconds),
         )  # fmt: skip
         with stop_on_signals(), server:
             print(f"ready after {server.seconds_to_ready:.1f} s", flush=True)
@@ -79,6 +87,13 @@ def main(
     except TroikaError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise typer.Exit(1) from None
+
+
+def _ageing(seconds: int) -> tuple[str, ...]:
+    """Triton's options; what is under way on an old connection may still take a minute."""
+    if not seconds:
+        return ()
+    return f"--grpc-max-connection-age={seconds * 1000}", "--grpc-max-connection-age-grace=60000"
 
 
 def _show(log: Path) -> None:

@@ -1,22 +1,32 @@
 """The test before a release: does a real Triton load this very bundle, and answer as was promised?
 
-Every bundle carries golden inputs with the images that its graph gave when it was exported.
+Every bundle carries golden inputs with the images that its graph gave when it was exported. As a program it asks a
+server that runs already, as the first thing that a canary has to pass:
+
+    python -m troika.serving.golden --server triton-canary:8001 --target /models/bundle --digest sha256:...
 """
 
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
-from troika.errors import BundleError, ServerError
+from troika.errors import BundleError, ServerError, TroikaError
+from troika.releases.bundle import Bundle
 from troika.releases.store import fetch
 from troika.serving.client import Client
 from troika.serving.triton import TritonServer
 
 TOLERANCE = 1
 """Levels of 0..255: another kind of processor may round a value near a half the other way."""
+
+
+_Golden = tuple[NDArray[np.int64], NDArray[np.int64] | None, NDArray[np.uint8]]
+"""Seeds, labels, images."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,7 @@ class GoldenResult:
     largest_difference: int
     """In levels of 0..255."""
     seconds_to_ready: float
+    """0 for a server that ran already."""
 
 
 def check_golden(folder: Path, expected_digest: str | None = None) -> GoldenResult:
@@ -40,30 +51,27 @@ def check_golden(folder: Path, expected_digest: str | None = None) -> GoldenResu
         BundleError: the bundle is damaged, or has no usable golden.npz.
         ServerError: Triton does not load it, or answers with other images or another digest.
     """
-    seeds, labels, images = _read(folder)
+    bundle = Bundle.open(folder, expected_digest)
+    golden = _read(folder)
     with TritonServer(folder, expected_digest=expected_digest, exit_seconds=0) as server:
-        state = server.state
-        with Client(f"127.0.0.1:{state.grpc_port}", model=state.model) as client:
-            largest = 0
-            for number, (seed, expected) in enumerate(zip(seeds, images, strict=True)):
-                label = None if labels is None else [int(labels[number])]
-                made = client.generate(1, seed=int(seed), labels=label)
-                if made.images[0].shape != expected.shape:
-                    found = made.images[0].shape
-                    raise ServerError(
-                        f"golden image {number} of {state.model} is {expected.shape}, Triton's {found}"
-                    )
-                largest = max(largest, int(np.abs(made.images[0].astype(int) - expected).max()))
-                if made.model_digest != state.digest:
-                    raise ServerError(
-                        f"Triton says that it serves {made.model_digest}, but it was given {state.digest}"
-                    )
-                if largest > TOLERANCE:
-                    raise ServerError(
-                        f"{state.model} {state.digest} does not answer as promised: image {number} (seed {seed}) "
-                        f"differs by {largest} of 255 levels from the golden one; at most {TOLERANCE} is allowed"
-                    )
-        return GoldenResult(len(seeds), largest, server.seconds_to_ready)
+        largest = _compare(golden, f"127.0.0.1:{server.state.grpc_port}", bundle)
+        return GoldenResult(len(golden[0]), largest, server.seconds_to_ready)
+
+
+def check_server(server: str, folder: Path, expected_digest: str | None = None) -> GoldenResult:
+    """The same of a server that runs elsewhere, such as the canary of a release.
+
+    Args:
+        server: HOST:PORT of its gRPC side.
+        folder: the bundle that it should serve.
+        expected_digest: what the bundle must be.
+
+    Raises:
+        BundleError: see `check_golden`, as for ServerError, which is also raised where nobody answers.
+    """
+    bundle = Bundle.open(folder, expected_digest)
+    golden = _read(folder)
+    return GoldenResult(len(golden[0]), _compare(golden, server, bundle), 0.0)
 
 
 def check_published(
@@ -79,7 +87,30 @@ def check_published(
     return check_golden(scratch / "bundle", digest)
 
 
-def _read(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.int64] | None, NDArray[np.uint8]]:
+def _compare(golden: _Golden, server: str, bundle: Bundle) -> int:
+    seeds, labels, images = golden
+    largest = 0
+    with Client(server, model=bundle.model) as client:
+        for number, (seed, expected) in enumerate(zip(seeds, images, strict=True)):
+            label = None if labels is None else [int(labels[number])]
+            made = client.generate(1, seed=int(seed), labels=label)
+            if made.images[0].shape != expected.shape:
+                found = made.images[0].shape
+                raise ServerError(f"golden image {number} of {bundle.model} is {expected.shape}, Triton's {found}")
+            largest = max(largest, int(np.abs(made.images[0].astype(int) - expected).max()))
+            if made.model_digest != bundle.digest:
+                raise ServerError(
+                    f"Triton says that it serves {made.model_digest}, but it should serve {bundle.digest}"
+                )
+            if largest > TOLERANCE:
+                raise ServerError(
+                    f"{bundle.model} {bundle.digest} does not answer as promised: image {number} (seed {seed}) "
+                    f"differs by {largest} of 255 levels from the golden one; at most {TOLERANCE} is allowed"
+                )
+    return largest
+
+
+def _read(folder: Path) -> _Golden:
     try:
         with np.load(folder / "golden.npz") as golden:
             seeds, images = golden["seed"].reshape(-1), golden["image"]
@@ -89,3 +120,23 @@ def _read(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.int64] | None, ND
     if not len(seeds) or len(seeds) != len(images) or (labels is not None and len(labels) != len(seeds)):
         raise BundleError(f"{folder}/golden.npz holds {len(seeds)} seeds for {len(images)} images; export again")
     return seeds, labels, images
+
+
+def main(
+    server: Annotated[str, typer.Option(envvar="TROIKA_SERVER", help="HOST:PORT of Triton's gRPC side.")],
+    digest: Annotated[str, typer.Option(envvar="TROIKA_DIGEST", help="sha256:<hex>, from release.yaml.")],
+    target: Annotated[Path, typer.Option(envvar="TROIKA_TARGET", help="The bundle's folder.")],
+) -> None:
+    """Ask a running server for a bundle's golden images. Exit status 1: it does not answer as was promised."""
+    try:
+        result = check_server(server, target, digest)
+    except TroikaError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"{server} gives the {result.images} golden images of {digest}")
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    app()
