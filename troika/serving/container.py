@@ -78,7 +78,7 @@ def main(
             target, expected_digest=digest, address="0.0.0.0",
             http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port,
             tritonserver=tritonserver, graph_backend=graph_backend, admin_key=admin_key,
-            start_seconds=start_seconds, exit_seconds=exit_seconds, arguments=_ageing(grpc_connection_seconds),
+            start_seconds=start_seconds, exit_seconds=exit_seconds, arguments=ageing(grpc_connection_seconds),
         )  # fmt: skip
         with stop_on_signals(), server:
             print(f"ready after {server.seconds_to_ready:.1f} s", flush=True)
@@ -89,7 +89,7 @@ def main(
         raise typer.Exit(1) from None
 
 
-def _ageing(seconds: int) -> tuple[str, ...]:
+def ageing(seconds: int) -> tuple[str, ...]:
     """Triton's options; what is under way on an old connection may still take a minute."""
     if not seconds:
         return ()
