@@ -1,7 +1,6 @@
 """Every folder that is applied is right, by schemas and rules; what is broken on purpose is refused."""
 
 import copy
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,16 +16,6 @@ from quick import REPOSITORY
 from rendering import MANIFESTS, Object, RenderError, render, render_objects, roots
 
 SERVING = MANIFESTS / "serving" / "overlays"
-
-
-@pytest.fixture(scope="session")
-def crds() -> Path:
-    folder = os.environ.get(check.CRDS)
-    if not folder:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"CI must name the folder of the CRDs' schemas: {check.CRDS}")
-        pytest.skip(f"{check.CRDS} names no folder of the CRDs' schemas")
-    return Path(folder)
 
 
 @pytest.fixture(scope="session")
