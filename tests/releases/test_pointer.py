@@ -1,6 +1,5 @@
 """The Git pointer moves by single commits; of two releases at once one wins and the other is told."""
 
-import itertools
 import shutil
 import subprocess
 import tempfile
@@ -453,30 +452,6 @@ def test_the_history_tells_every_state(remote: Path) -> None:
     assert read_environments(remote) == ["production", "staging"]
 
 
-def test_twenty_racing_releases_make_one_linear_history(remote: Path) -> None:
-    letters = "0123456789abcdef"
-    digests = [f"sha256:{a}{b}" + "0" * 62 for a in "01" for b in letters][:20]
-
-    def work(digest: str) -> Any:
-        entry = PublishedModel("tiny", digest, "file:///store", created=True)
-        try:
-            return release(remote, "staging", entry, VERDICT, attempts=50)
-        except SupersededError as error:
-            return error
-
-    with ThreadPoolExecutor(20) as pool:
-        outcomes = list(pool.map(work, digests))
-    won = [found for found in outcomes if isinstance(found, tuple)]
-    assert won
-    assert len(won) + sum(isinstance(found, SupersededError) for found in outcomes) == 20
-    history = read_history(remote, "staging")
-    assert [past.release.version for past in history] == list(range(len(won), 0, -1))
-    assert {past.commit for past in history} == {commit for _, commit, _ in won}
-    for newer, older in itertools.pairwise(history):
-        assert newer.release.previous_digest == older.release.digest
-    assert not git("rev-list", "--merges", "main", cwd=remote)
-
-
 def test_versions_are_counted_on_after_a_refusal_in_words_that_nobody_knows(remote: Path) -> None:
     """The server lost a race and says so in its own words; the next attempt must still see the whole history."""
     for letter in "ab":
@@ -486,7 +461,7 @@ def test_versions_are_counted_on_after_a_refusal_in_words_that_nobody_knows(remo
     hook = remote / "hooks" / "pre-receive"
     hook.parent.mkdir(exist_ok=True)
     moved = f"env -u GIT_QUARANTINE_PATH git update-ref refs/heads/main {other}"
-    hook.write_text(f'#!/bin/sh\nrm hooks/pre-receive\n{moved}\necho please wait your turn\nexit 1\n')
+    hook.write_text(f"#!/bin/sh\nrm hooks/pre-receive\n{moved}\necho please wait your turn\nexit 1\n")
     hook.chmod(0o755)
     new, _, created = release(remote, "staging", published("c"), VERDICT)
     assert not hook.exists()

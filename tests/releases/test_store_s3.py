@@ -30,8 +30,8 @@ Verdict = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    with s3_server() as url:
-        yield url
+    with s3_server() as server:
+        yield server.endpoint
 
 
 @pytest.fixture

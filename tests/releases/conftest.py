@@ -1,0 +1,20 @@
+"""The production under fire, one for all tests of a process."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from production import Production, Scene
+
+
+@pytest.fixture(scope="session")
+def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Production]:
+    with Production(tmp_path_factory.mktemp("production")) as running:
+        yield running
+
+
+@pytest.fixture
+def scene(production: Production, tmp_path: Path) -> Iterator[Scene]:
+    """A store and a Git remote to be damaged; afterwards the old release must have been served all the time."""
+    with production.scenario(tmp_path / "scene") as made:
+        yield made
