@@ -60,7 +60,7 @@ def release(
 def rollback(
     to: To = None,
     version: Annotated[
-        int | None, typer.Option(min=1, help="Go back to this one; default: the one before.")
+        int | None, typer.Option(min=1, help="Go back to this one; default: what the current one replaced.")
     ] = None,
     home: Home = _HOME,
 ) -> None:
@@ -74,11 +74,11 @@ def rollback(
     remote, environment = local.release_remote(home), to or local.environment()
     history = pointer.read_history(remote, environment)
     current = pointer.read_release(remote, environment)
-    earlier = [past.release for past in history if current and past.release.version < current.version]
-    chosen = [past.release for past in history if past.release.version == version] if version else earlier
-    if chosen:
-        wanted = max(chosen, key=lambda past: past.version)
-        verify_entry(wanted.store, wanted.model, wanted.digest, local.verify_key())
+    before = pointer.replaced(current, history) if current else None
+    wanted = next((past for past in history if past.release.version == version), None) if version else before
+    if wanted is not None:
+        version = wanted.release.version
+        verify_entry(wanted.release.store, wanted.release.model, wanted.release.digest, local.verify_key())
     made, commit, created = pointer.rollback(remote, environment, version)
     happened = "back" if created else "already"
     typer.echo(f"{environment}: {happened} at version {made.version}, {made.digest}, commit {commit[:12]}")

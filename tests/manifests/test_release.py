@@ -9,6 +9,7 @@ import pytest
 import yaml
 from rendering import MANIFESTS, Object, objects, render
 
+from troika.releases.canary_guard import DIGEST_ANNOTATION
 from troika.releases.pointer import read_release, release, rollback
 from troika.releases.store import PublishedModel
 
@@ -79,7 +80,7 @@ def test_a_release_and_its_revert(deployments: Deployments) -> None:
     template = the(things, "Deployment", "triton")["spec"]["template"]
     assert strings(template).count(first.digest) == 3
     assert template["metadata"]["annotations"] == {
-        "troika/model": "digits", "troika/model-version": "1", "troika/model-digest": first.digest
+        "troika/model": "digits", "troika/model-version": "1", DIGEST_ANNOTATION: first.digest
     }  # fmt: skip
     probes = template["spec"]["containers"][0]
     assert {probes[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe")} == {

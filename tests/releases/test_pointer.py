@@ -411,6 +411,37 @@ def test_a_rollback_is_what_git_revert_makes(remote: Path, tmp_path: Path) -> No
         rollback(remote, "production")
 
 
+def test_a_rollback_skips_what_was_taken_back_already(remote: Path) -> None:
+    release(remote, "staging", published("a"), VERDICT)
+    for letter in "bc":
+        release(remote, "staging", published(letter), VERDICT)
+        assert rollback(remote, "staging")[0].digest == published("a").digest
+
+
+def test_a_rollback_only_from_a_digest_leaves_another_alone(remote: Path) -> None:
+    for letter in "abc":
+        release(remote, "staging", published(letter), VERDICT)
+    with pytest.raises(SupersededError, match=r"was moved from sha256:bbb.* to sha256:ccc.* already"):
+        rollback(remote, "staging", only_from=published("b").digest)
+    assert rollback(remote, "staging", only_from=published("c").digest)[0].version == 2
+
+
+def test_an_environment_that_has_had_nothing_yet(remote: Path) -> None:
+    """kustomize must find a file before the first release."""
+    commit_other_file(remote, FILE)
+    with pytest.raises(ReleaseError, match="is not a ConfigMap"):
+        read_release(remote, "staging")
+    text = (Path(__file__).parents[2] / FILE).read_text()
+    with Repository.of(remote, "main") as repository:
+        commit = repository.commit(repository.pull(), FILE, text, "Nothing yet")
+        assert repository.push(commit) is None
+    assert read_release(remote, "staging") is None
+    with pytest.raises(ReleaseError, match="nothing to go back to"):
+        rollback(remote, "staging")
+    assert release(remote, "staging", published("a"), VERDICT)[0].version == 1
+    assert [past.release.version for past in read_history(remote, "staging")] == [1]
+
+
 @pytest.mark.parametrize("undo", [revert, lambda remote: rollback(remote, "staging")])
 def test_a_version_is_never_given_twice(remote: Path, undo: Any) -> None:
     for letter in "ab":

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -138,14 +138,21 @@ def release(
 
 
 def rollback(
-    remote: str | Path, environment: str, version: int | None = None, *, branch: str = "main", attempts: int = 5
+    remote: str | Path,
+    environment: str,
+    version: int | None = None,
+    *,
+    only_from: str | None = None,
+    branch: str = "main",
+    attempts: int = 5,
 ) -> tuple[Release, str, bool]:
     """Point `environment` back, by a commit that makes release.yaml what it was, byte by byte, as a revert does.
 
     Args:
         remote: the Git remote that holds the pointer.
         environment: such as `production`.
-        version: which release to go back to; None, to the one before the current.
+        version: which release to go back to; None, to what the current one had replaced.
+        only_from: digest that must be current, as where a machine decides; None, whatever is.
         branch: the remote's branch.
         attempts: pushes, where other commits keep arriving.
 
@@ -153,7 +160,7 @@ def rollback(
         as `release`; the commit is not new where that version is current already.
 
     Raises:
-        SupersededError: another digest became current after this call had started.
+        SupersededError: another digest became current after this call had started, or is not `only_from`.
         ReleaseError: there is no such version, or nothing to go back to; or as for `release`.
     """
 
@@ -163,14 +170,16 @@ def rollback(
     def decide(current: Release | None, history: list[Released]) -> _Move:
         if current is None:
             raise ReleaseError(f"nothing has been released to {environment}, so there is nothing to go back to")
+        if only_from not in {None, current.digest}:
+            raise SupersededError(f"{environment} was moved from {only_from} to {current.digest} already")
         known = {past.release.version: past for past in reversed(history)}
-        earlier = [number for number in known if number < current.version]
-        if version is None and not earlier:
+        before = replaced(current, history)
+        if version is None and before is None:
             raise ReleaseError(
                 f"{environment} serves version {current.version}, and there is none before it; "
                 "see `troika releases`, or give --version"
             )
-        wanted = max(earlier) if version is None else version
+        wanted = before.release.version if version is None and before is not None else version
         if wanted not in known:
             raise ReleaseError(f"{environment} never had a version {wanted}; it had {_ranges(known)}")
         back = known[wanted]
@@ -182,6 +191,13 @@ def rollback(
         return _Move(back.release, back.text, message)
 
     return _move(remote, environment, is_done, decide, branch, attempts, "it was being rolled back")
+
+
+def replaced(current: Release, history: Sequence[Released]) -> Released | None:
+    """What `current` had replaced: between the two may be some that were taken back. None: it was the first."""
+    earlier = [past for past in reversed(history) if past.release.version < current.version]
+    exact = [past for past in earlier if past.release.digest == current.previous_digest]
+    return max(exact or earlier, key=lambda past: past.release.version, default=None)
 
 
 @dataclass(frozen=True)
