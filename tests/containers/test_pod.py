@@ -18,14 +18,15 @@ from containers_engine import run
 from quick import REPOSITORY
 
 from troika.releases.bundle import Bundle
-from troika.releases.pointer import release
-from troika.releases.store import publish
+from troika.releases.pointer import ensure_local_remote, read_release, release
+from troika.releases.store import PublishedModel, publish
 from troika.serving.client import Client
 from troika.serving.triton_process import answer, choose_ports
 
 sys.path.insert(0, str(REPOSITORY / "tests" / "releases"))
 sys.path.insert(0, str(REPOSITORY / "tests" / "manifests"))
 
+from fake_kubernetes import DIGESTS, FakeKubernetes
 from rendering import Object, render_objects, templates
 from s3_server import s3_server
 from tiny_bundle import expected_images, tiny_bundle
@@ -46,7 +47,7 @@ class Pod:
                 continue
             self.folders[name] = scratch / name
             self.folders[name].mkdir(parents=True)
-            source = volume.get("secret", {}).get("secretName") or volume.get("configMap", {}).get("name")
+            source = volume.get("secret", {}).get("secretName") or volume.get("configMap", {}).get("name") or name
             for file, text in files.get(source, {}).items():
                 (self.folders[name] / file).write_text(text)
                 (self.folders[name] / file).chmod(0o444)
@@ -213,6 +214,42 @@ def test_the_init_container_takes_nothing_it_cannot_trust(
     assert fetched.stderr.startswith("error: ")
     assert words in fetched.stderr
     assert not list(pod.folders["models"].iterdir())
+
+
+def test_the_canary_guard_takes_back_in_git_what_the_cluster_has_given_up(
+    host: str, train_image: str, released: tuple[Bundle, list[Object], dict[str, Any]], tmp_path: Path
+) -> None:
+    """Its account and the cluster's API are a fake's; the remote is a folder."""
+    _, things, _ = released
+    remote = ensure_local_remote(tmp_path / "remote.git")
+    for letter in "ab":
+        release(
+            remote, "production", PublishedModel("digits", DIGESTS[letter], "s3://models", created=True), VERDICT
+        )
+    for path in (remote, *remote.rglob("*")):
+        path.chmod(0o777 if path.is_dir() else 0o666)
+    account = {"token": "token-of-test", "namespace": "troika-production"}
+    pod = Pod(host, train_image, the(things, "CronJob/canary-guard"), tmp_path / "pod", {"account": account})
+    cluster = FakeKubernetes()
+    settings = {"TROIKA_KUBERNETES": cluster.url, "TROIKA_RELEASE_REMOTE": "/remote.git"}
+    # Git takes a folder of somebody else's for a trap.
+    (tmp_path / "gitconfig").write_text("[safe]\n\tdirectory = *\n")
+    settings["GIT_CONFIG_GLOBAL"] = "/gitconfig"
+    options = ("--rm", f"--volume={remote}:/remote.git:rw", f"--volume={tmp_path}/gitconfig:/gitconfig:ro")
+    try:
+        calm = pod.run("canary-guard", *options, environment=settings)
+        assert (calm.returncode, calm.stdout) == (0, "triton: nothing was aborted\n"), calm.stderr
+        cluster.abort = True
+        done = pod.run("canary-guard", *options, environment=settings)
+        assert done.returncode == 0, done.stdout + done.stderr
+        found = read_release(remote, "production")
+        assert found is not None
+        assert found.digest == DIGESTS["a"]
+        cluster.refuse = True
+        assert pod.run("canary-guard", *options, environment=settings).returncode == 1
+    finally:
+        cluster.server.shutdown()
+        cluster.server.server_close()
 
 
 def closed_port() -> int:

@@ -1,4 +1,4 @@
-"""A fake of Kubernetes' API with one Rollout, which needs a cluster: it answers what Argo Rollouts' objects look like.
+"""A fake of Kubernetes' API, as a real one needs a cluster: one Rollout, as Argo Rollouts' objects look.
 
 It refuses all that the account's role does not allow, and whoever comes without the account's token.
 """
