@@ -3,6 +3,8 @@
 It never repeats a request, so nothing that a Triton drops is hidden.
 """
 
+import csv
+import io
 import os
 import shutil
 import socket
@@ -80,6 +82,11 @@ class Proxy:
         """No new requests go there; those under way come to their end."""
         for protocol in ("http", "grpc"):
             self._say(f"set server {protocol}/{slot} state drain")
+
+    def requests(self) -> int:
+        """How many have come so far over HTTP, or over gRPC if that is less."""
+        rows = list(csv.DictReader(io.StringIO(self._say("show stat").removeprefix("# "))))
+        return min(int(row["req_tot"]) for row in rows if row["svname"] == "FRONTEND")
 
     def _say(self, command: str) -> str:
         with socket.socket(socket.AF_UNIX) as connection:
