@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from troika import cli_releases
-from troika.errors import ParameterError, TroikaError
+from troika import cli_kubeflow, cli_releases
+from troika.cli_parameters import PARAMS, Changes, ParamsFile, read_parameters
+from troika.errors import TroikaError
 
 app = typer.Typer(
     help="Train, judge, release and serve generative models.",
@@ -37,21 +38,7 @@ Home = Annotated[
         envvar="TROIKA_HOME", help="Folder for runs, caches, the local model store and the local Git remote."
     ),
 ]
-ParamsFile = Annotated[Path, typer.Option("--params", help="Parameter file.")]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="STEP.KEY=VALUE", help="Change one parameter; may be repeated."),
-]
-ClusterFile = Annotated[
-    Path, typer.Option("--cluster", envvar="TROIKA_CLUSTER", help="What pods get: memory, GPUs, secrets' names.")
-]
-Host = Annotated[str, typer.Option(envvar="TROIKA_KUBEFLOW", help="URL of Kubeflow Pipelines.")]
-Namespace = Annotated[str, typer.Option(help="Namespace of the runs.")]
-ServiceAccount = Annotated[
-    str | None, typer.Option(help="Account of the runs' pods, such as troika-pipeline; default: Kubeflow's.")
-]
-Experiment = Annotated[str, typer.Option(help="Experiment that the runs are grouped under.")]
-_HOME, _PARAMS, _CLUSTER = Path(".troika"), Path("params.yaml"), Path("pipelines/cluster.yaml")
+_HOME = Path(".troika")
 _STATE_FILE = "server.json"
 _PICTURE_COLUMNS, _PICTURE_COUNT = 10, 100
 
@@ -75,7 +62,7 @@ def run(
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of training.")] = None,
     changes: Changes = None,
-    params: ParamsFile = _PARAMS,
+    params: ParamsFile = PARAMS,
     output: Annotated[Path, typer.Option(help="Folder for the picture and the reports.")] = Path("output"),
     home: Home = _HOME,
     image: Annotated[
@@ -96,7 +83,7 @@ def run(
 
         started = time.monotonic()
         form = {"preset": preset, "steps": steps, "seed": seed}
-        sections = _sections(params, changes, {k: v for k, v in form.items() if v is not None})
+        sections = read_parameters(params, changes, {k: v for k, v in form.items() if v is not None})
         check_writable(home, "--home")
         check_writable(output, "--output")
         for product in _PRODUCTS:
@@ -195,114 +182,6 @@ def generate(
         typer.echo(f"{count} images of {digest}: {out}")
 
 
-@app.command(epilog="Example:  troika pipeline --image registry.example/troika-train@sha256:...")
-def pipeline(
-    image: Annotated[
-        str, typer.Option(envvar="TROIKA_TRAIN_IMAGE", help="Train image, by digest or by a tag never used twice.")
-    ] = "troika-train:latest",
-    cluster: ClusterFile = _CLUSTER,
-    namespace: Annotated[str, typer.Option(help="Of the objects for Git.")] = "kubeflow",
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("build"),
-    changes: Changes = None,
-    params: ParamsFile = _PARAMS,
-) -> None:
-    """Compile the package that is uploaded to Kubeflow, and the same as objects that a cluster follows by Git."""
-    with _clear_errors():
-        from pipelines.cluster import read_cluster
-        from pipelines.compile import compile_manifests, compile_pipeline
-
-        sections, resources = _sections(params, changes, {}), read_cluster(cluster)
-        package, manifests = out / "pipeline.yaml", out / "pipeline-manifests.yaml"
-        version = compile_pipeline(package, image, sections, resources)
-        compile_manifests(manifests, version, namespace, image, sections, resources)
-        typer.echo(version)
-        typer.echo(f"  {package}: upload it in the Kubeflow UI under Pipelines, or use `troika submit`")
-        typer.echo(f"  {manifests}: Pipeline and PipelineVersion, for Git")
-
-
-@app.command(
-    epilog="Example:  troika submit --host http://localhost:8080 --image NAME@sha256:... --store s3://models "
-    "--release-remote git@git.example:platform/deployments.git --to staging --set train.steps=12000"
-)
-def submit(
-    host: Host,
-    image: Annotated[str, typer.Option(envvar="TROIKA_TRAIN_IMAGE", help="Train image, by digest.")],
-    store: Annotated[str, typer.Option(envvar="TROIKA_STORE", help="URL of the model store.")],
-    release_remote: Annotated[
-        str, typer.Option(envvar="TROIKA_RELEASE_REMOTE", help="Git repository of releases, as pods reach it.")
-    ],
-    to: Annotated[str, typer.Option("--to", envvar="TROIKA_ENVIRONMENT", help="Environment to release to.")],
-    namespace: Namespace = "kubeflow",
-    service_account: ServiceAccount = None,
-    experiment: Experiment = "troika",
-    cluster: ClusterFile = _CLUSTER,
-    changes: Changes = None,
-    params: ParamsFile = _PARAMS,
-    follow: Annotated[bool, typer.Option(help="Tell each step's state until the end.")] = True,
-) -> None:
-    """Upload the pipeline to Kubeflow if it is new there, start a run and follow it.
-
-    Exit status 1: the run failed.
-    """
-    with _clear_errors():
-        from tempfile import TemporaryDirectory
-
-        from pipelines.cluster import read_cluster
-        from pipelines.compile import compile_pipeline
-        from pipelines.submit import Kubeflow
-
-        with TemporaryDirectory(prefix="troika-submit-") as scratch:
-            package = Path(scratch) / "pipeline.yaml"
-            compile_pipeline(package, image, _sections(params, changes, {}), read_cluster(cluster))
-            kubeflow = Kubeflow(host, namespace, service_account)
-            version = kubeflow.upload(package)
-        typer.echo(f"{version.name} {'uploaded' if version.new else 'is there already'}")
-        arguments = {"store": store, "release_remote": release_remote, "environment": to}
-        run_id = kubeflow.start(version, arguments, experiment)
-        typer.echo(kubeflow.link(run_id))
-        if follow:
-            kubeflow.follow(run_id, typer.echo)
-            typer.echo("succeeded")
-
-
-@app.command(epilog="Example:  troika sweep pipelines/sweep.yaml --image registry.example/troika-train@sha256:...")
-def sweep(
-    space: Annotated[Path, typer.Argument(help="YAML file: algorithm, trials, objective, parameters.")],
-    image: Annotated[
-        str, typer.Option(envvar="TROIKA_TRAIN_IMAGE", help="Train image, by digest or by a tag never used twice.")
-    ] = "troika-train:latest",
-    cluster: ClusterFile = _CLUSTER,
-    out: Annotated[Path, typer.Option(help="Package to write.")] = Path("build/sweep.yaml"),
-    changes: Changes = None,
-    params: ParamsFile = _PARAMS,
-) -> None:
-    """Compile a search over parameters, whose winner is trained, judged and released, for Kubeflow."""
-    with _clear_errors():
-        from pipelines.cluster import read_cluster
-        from pipelines.sweep import compile_sweep, read_sweep
-
-        trials = compile_sweep(
-            out, image, _sections(params, changes, {}), read_sweep(space), read_cluster(cluster)
-        )
-        typer.echo(f"{out}: {trials} trials; upload it in the Kubeflow UI under Pipelines")
-
-
-@app.command(epilog="Example:  troika recurring recurring.yaml --host http://localhost:8080")
-def recurring(
-    declarations: Annotated[Path, typer.Argument(help="YAML file: name -> cron, arguments, enabled.")],
-    host: Host,
-    namespace: Namespace = "kubeflow",
-    service_account: ServiceAccount = None,
-    experiment: Experiment = "troika",
-) -> None:
-    """Make Kubeflow's recurring runs of this pipeline those of a file; each follows the newest version."""
-    with _clear_errors():
-        from pipelines.submit import Kubeflow, read_recurring
-
-        declared = read_recurring(declarations)
-        Kubeflow(host, namespace, service_account).reconcile(declared, experiment, typer.echo)
-
-
 @app.command(epilog="Examples:  troika doctor  |  troika doctor --kubeflow http://localhost:8080")
 def doctor(
     kubeflow: Annotated[str | None, typer.Option(help="URL of Kubeflow Pipelines to look at, too.")] = None,
@@ -346,6 +225,23 @@ def _add(command: Callable[..., None], example: str) -> None:
 
 
 _add(
+    cli_kubeflow.pipeline,
+    "Example:  troika pipeline --image registry.example/troika-train@sha256:...",
+)
+_add(
+    cli_kubeflow.submit,
+    "Example:  troika submit --host http://localhost:8080 --image NAME@sha256:... --store s3://models "
+    "--release-remote git@git.example:platform/deployments.git --to staging --set train.steps=12000",
+)
+_add(
+    cli_kubeflow.sweep,
+    "Example:  troika sweep pipelines/sweep.yaml --image registry.example/troika-train@sha256:...",
+)
+_add(
+    cli_kubeflow.recurring,
+    "Example:  troika recurring recurring.yaml --host http://localhost:8080",
+)
+_add(
     cli_releases.release,
     "Examples:  troika release 3f4dee2a6833 --to staging  |  troika release --from staging --to production",
 )
@@ -356,25 +252,6 @@ _add(
 _add(cli_releases.releases, "Examples:  troika releases  |  troika releases --to production -n 5 --json")
 _add(cli_releases.verify, "Example:  troika verify --to production --server 10.0.0.7:8001 --server 10.0.0.8:8001")
 _add(cli_releases.gc, "Examples:  troika gc  |  troika gc --older-than 30 --keep digits@sha256:... --yes")
-
-
-def _sections(params: Path, changes: list[str] | None, train: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The parameter file with the changes of the command line; every section checked by its step."""
-    from importlib import import_module
-
-    from components.step import STEPS, check_sections, params_type, read_sections, resolve_params, section_of
-    from troika.params import merge, parse_assignments
-
-    given = parse_assignments(changes or [])
-    check_sections(given, "--set")
-    sections = merge(merge(read_sections(params), given), {"train": train})
-    for name in STEPS:
-        step = getattr(import_module(f"components.{name}"), name)
-        if params_type(step) is not None:
-            resolve_params(step, section_of(step, sections, params), where=str(params))
-        elif name in sections:
-            raise ParameterError(f"{params}: {name} has no parameters; remove its section")
-    return sections
 
 
 def _serve_and_draw(home: Path, remote: str, environment: str, picture: Path) -> None:
