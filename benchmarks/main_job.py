@@ -148,9 +148,11 @@ def _plain_calls(home: Path) -> None:
     prepare_data(home / "dataset", home / "data.html", home / "refused.json", params["prepare_data"])
     train(home / "dataset", home / "checkpoint", home / "history.jsonl", params["train"])
     export_model(home / "checkpoint", home / "bundle", params["export_model"])
-    verdict = home / "verdict.json"
-    evaluate(home / "bundle", home / "dataset", verdict, home / "report.html", home / "m.json", params["evaluate"])
-    publish_model(home / "bundle", verdict, home / "published.json", str(home / "store"))
+    verdict, reference, report = (home / name for name in ("verdict.json", "reference.npz", "report.html"))
+    evaluate(
+        home / "bundle", home / "dataset", verdict, reference, report, home / "m.json", params["evaluate"]
+    )  # fmt: skip
+    publish_model(home / "bundle", verdict, reference, home / "published.json", str(home / "store"))
     release_model(home / "published.json", home / "release.json", remote, "local", params["release_model"])
     with serve_release(remote, "local", home / "serving", exit_seconds=0) as server:  # noqa: SIM117
         with Client(f"127.0.0.1:{server.state.grpc_port}", model=server.state.model) as client:

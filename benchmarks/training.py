@@ -69,7 +69,15 @@ def _judge(home: Path, sections: dict[str, Any]) -> dict[str, Any]:
     export_model(home / "checkpoint", home / "bundle", resolve_params(export_model, sections["export_model"]))
     verdict = home / "verdict.json"
     params = resolve_params(evaluate, sections["evaluate"])
-    evaluate(home / "bundle", home / "dataset", verdict, home / "report.html", home / "metrics.json", params)
+    evaluate(
+        home / "bundle",
+        home / "dataset",
+        verdict,
+        home / "reference.npz",
+        home / "report.html",
+        home / "metrics.json",
+        params,
+    )
     record = json.loads(verdict.read_text())
     return {"decision": record["decision"], **{m["name"]: m for m in record["measures"]}}
 

@@ -1,4 +1,4 @@
-"""Evaluate a bundle: judge the exported graph against held-out images -> verdict, report, metrics.
+"""Evaluate a bundle: judge the exported graph against held-out images -> verdict, its reference, report, metrics.
 
 Judges what will be served, never the training object. Does not stop anything by itself: publish_model refuses
 whatever has no `promote` verdict.
@@ -21,6 +21,7 @@ from troika.quality.evaluator import EvaluatorParams
 from troika.quality.gate import Judgement, Limit, decide
 from troika.quality.generator import OnnxGenerator
 from troika.quality.judge import Judged, SampleParams, measure
+from troika.quality.reference import Reference, digest_of_reference
 from troika.releases.bundle import Bundle
 
 
@@ -33,7 +34,13 @@ class EvaluateParams(Params):
 
 
 def evaluate(
-    bundle: Path, dataset: Path, verdict: Path, report: Path, metrics: Path, params: EvaluateParams
+    bundle: Path,
+    dataset: Path,
+    verdict: Path,
+    reference: Path,
+    report: Path,
+    metrics: Path,
+    params: EvaluateParams,
 ) -> str:
     """Measure a bundle and decide.
 
@@ -41,6 +48,7 @@ def evaluate(
         bundle: folder that export_model wrote.
         dataset: the dataset that the model was trained on; its held-out images are the reference.
         verdict: JSON file to write: decision, reasons, figures with intervals, digests.
+        reference: file to write: what the figures were measured against, for who measures the live model.
         report: HTML page to write.
         metrics: JSON file to write: figure name -> value, for DVC and Kubeflow.
         params: section `evaluate`.
@@ -68,10 +76,13 @@ def evaluate(
         params.samples,
     )
     judgement = decide(judged.measures, params.limits)
+    content = Reference.of(data, evaluator).to_bytes()
+    write_atomic(reference, content)
     identity = {
         "bundle_digest": opened.digest,
         "dataset_content_hash": data.info.content_hash,
         "evaluator_digest": evaluator.digest,
+        "reference_sha256": digest_of_reference(content),
         "code_commit": code_commit(),
     }
     record = {

@@ -16,12 +16,13 @@ from troika.releases.bundle import Bundle
 from troika.releases.store import publish
 
 
-def publish_model(bundle: Path, verdict: Path, published: Path, store: str) -> None:
+def publish_model(bundle: Path, verdict: Path, reference: Path, published: Path, store: str) -> None:
     """Copy a bundle into the store under its digest, marker last.
 
     Args:
         bundle: folder that export_model wrote.
         verdict: file that evaluate wrote for it.
+        reference: file that evaluate wrote with it.
         published: JSON file to write: model, digest, store, hash of the verdict.
         store: where models live: a folder, file://, s3:// or gs://.
 
@@ -36,7 +37,13 @@ def publish_model(bundle: Path, verdict: Path, published: Path, store: str) -> N
         judged = verdict.read_bytes()
     except OSError as error:
         raise NotApprovedError(f"{verdict} is not a verdict ({error}); run evaluate first") from None
-    entry = publish(Bundle.open(bundle), judged, store, local.signing_key())
+    try:
+        measured_against = reference.read_bytes()
+    except OSError as error:
+        raise NotApprovedError(
+            f"{reference} is not the verdict's reference ({error}); run evaluate first"
+        ) from None
+    entry = publish(Bundle.open(bundle), judged, store, local.signing_key(), measured_against)
     record = {**asdict(entry), "verdict_sha256": f"sha256:{hashlib.sha256(judged).hexdigest()}"}
     write_atomic(published, json.dumps(record, indent=1) + "\n")
     print(f"{entry.model} {entry.digest} {'copied into' if entry.created else 'is already in'} {entry.store}")

@@ -98,6 +98,7 @@ def train_and_release(
                 store=store,
                 bundle=exported.outputs["bundle"],
                 verdict=evaluated.outputs["verdict"],
+                reference=evaluated.outputs["reference"],
             )
             released = component(wrappers.release_model)(
                 params=dict(sections["release_model"]),

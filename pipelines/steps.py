@@ -98,6 +98,7 @@ def evaluate(
     bundle: dsl.Input[dsl.Model],
     dataset: dsl.Input[dsl.Dataset],
     verdict: dsl.Output[dsl.Artifact],
+    reference: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
@@ -119,6 +120,7 @@ def evaluate(
             bundle=Path(bundle.path),
             dataset=Path(dataset.path),
             verdict=Path(verdict.path),
+            reference=Path(reference.path),
             report=Path(report.path),
             metrics=Path(metrics.path),
             params=resolve_params(step, params, form, overrides=overrides),
@@ -132,6 +134,7 @@ def publish_model(
     store: str,
     bundle: dsl.Input[dsl.Model],
     verdict: dsl.Input[dsl.Artifact],
+    reference: dsl.Input[dsl.Artifact],
     published: dsl.Output[dsl.Artifact],
 ) -> None:
     """Copy an approved bundle into the model store."""
@@ -144,6 +147,7 @@ def publish_model(
         step(
             bundle=Path(bundle.path),
             verdict=Path(verdict.path),
+            reference=Path(reference.path),
             published=Path(published.path),
             store=store,
         )

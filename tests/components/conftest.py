@@ -21,6 +21,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Paths:
         paths.bundle,
         paths.dataset,
         paths.verdict,
+        paths.reference,
         paths.folder / "evaluation.html",
         metrics,
         tiny_params("evaluate"),

@@ -12,6 +12,8 @@ from tiny_steps import Paths, tiny_params
 from components.evaluate import evaluate
 from troika.datasets.contract import Dataset, write_dataset
 from troika.errors import BundleError, DatasetError, ParameterError
+from troika.folders import sha256_file
+from troika.quality.reference import Reference
 from troika.releases.bundle import Bundle, seal
 
 LIMITS = tiny_params("evaluate").limits
@@ -19,7 +21,7 @@ LIMITS = tiny_params("evaluate").limits
 
 def judge(folder: Path, bundle: Path, dataset: Path, **changes: Any) -> tuple[str, dict[str, Any]]:
     """The decision and the verdict."""
-    files = [folder / name for name in ("verdict.json", "evaluation.html", "metrics.json")]
+    files = [folder / name for name in ("verdict.json", "reference.npz", "evaluation.html", "metrics.json")]
     decision = evaluate(bundle, dataset, *files, tiny_params("evaluate", **changes))
     return decision, json.loads(files[0].read_text(), parse_constant=pytest.fail)
 
@@ -27,14 +29,16 @@ def judge(folder: Path, bundle: Path, dataset: Path, **changes: Any) -> tuple[st
 def test_the_verdict_holds_identities_figures_and_parameters(made: Paths) -> None:
     verdict = json.loads(made.verdict.read_text(), parse_constant=pytest.fail)
     assert set(verdict) == {
-        "schema_version", "model", "bundle_digest", "dataset_content_hash", "evaluator_digest", "code_commit",
-        "decision", "reasons", "measures", "params",
+        "schema_version", "model", "bundle_digest", "dataset_content_hash", "evaluator_digest", "reference_sha256",
+        "code_commit", "decision", "reasons", "measures", "params",
     }  # fmt: skip
     bundle = Bundle.open(made.bundle)
     assert (verdict["schema_version"], verdict["model"], verdict["decision"]) == (1, "tiny", "promote")
     assert verdict["bundle_digest"] == bundle.digest
     assert verdict["dataset_content_hash"] == bundle.lineage["dataset"]["content_hash"]
     assert verdict["evaluator_digest"].startswith("sha256:")
+    assert verdict["reference_sha256"] == sha256_file(made.reference)
+    assert Reference.from_bytes(made.reference.read_bytes()).evaluator.digest == verdict["evaluator_digest"]
     assert verdict["reasons"] == []
     assert verdict["params"] == tiny_params("evaluate").model_dump(exclude_none=True)
     measures = {entry["name"]: entry for entry in verdict["measures"]}

@@ -164,7 +164,16 @@ def test_store_remote_and_environment_come_from_the_environment(
     monkeypatch.setenv("TROIKA_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("TROIKA_RELEASE_REMOTE", str(remote))
     monkeypatch.setenv("TROIKA_ENVIRONMENT", "staging")
-    publish = ("--bundle", made.bundle, "--verdict", made.verdict, "--published", tmp_path / "published.json")
+    publish = (
+        "--bundle",
+        made.bundle,
+        "--verdict",
+        made.verdict,
+        "--reference",
+        made.reference,
+        "--published",
+        tmp_path / "published.json",
+    )
     release = ("--published", tmp_path / "published.json", "--release", tmp_path / "release.json")
     assert run_quietly("publish_model", *publish)[0] == 0
     code, text = run_quietly("release_model", *release, "--params", write_params(tmp_path))
@@ -183,7 +192,16 @@ def test_without_them_all_lies_in_the_home_folder(
     made: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TROIKA_HOME", str(tmp_path / "home"))
-    publish = ("--bundle", made.bundle, "--verdict", made.verdict, "--published", tmp_path / "published.json")
+    publish = (
+        "--bundle",
+        made.bundle,
+        "--verdict",
+        made.verdict,
+        "--reference",
+        made.reference,
+        "--published",
+        tmp_path / "published.json",
+    )
     release = ("--published", tmp_path / "published.json", "--release", tmp_path / "release.json")
     assert run_quietly("publish_model", *publish)[0] == 0
     code, text = run_quietly("release_model", *release, "--params", write_params(tmp_path))

@@ -52,6 +52,10 @@ class Paths:
     def verdict(self) -> Path:
         return self.folder / "verdict.json"
 
+    @property
+    def reference(self) -> Path:
+        return self.folder / "reference.npz"
+
 
 def step_function(name: str) -> Any:
     return getattr(import_module(f"components.{name}"), name)

@@ -2,6 +2,7 @@
 
     <store>/<model>/sha256-<hex>/...                      the files of a bundle, manifest.json last
     <store>/<model>/sha256-<hex>.verdicts/<sha256>.json   verdicts on it
+    <store>/<model>/sha256-<hex>.references/<sha256>.npz  what they were measured against
     <store>/<model>/sha256-<hex>.signature.json           if it was signed, see signing.py
 
 The manifest comes last and by an exclusive operation, so an entry without one does not count and a crash leaves
@@ -11,6 +12,8 @@ nothing that a server would accept. Does not decide what may be published: the v
 import hashlib
 import json
 import os
+import re
+import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -37,7 +40,9 @@ from troika.releases.storage import Folder, Storage, open_storage
 
 MAX_BUNDLE_BYTES = 8 * 2**30
 _CHUNK = 2**20
+_HASH = re.compile(r"[0-9a-f]{64}")
 _MAX_NOTE_BYTES = 16 * 2**20
+_MAX_REFERENCE_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ def publish(
     verdict: Mapping[str, Any] | BaseModel | bytes | None,
     store: str | Path,
     signing_key: Path | None = None,
+    reference: bytes | None = None,
 ) -> PublishedModel:
     """Copy an approved bundle into the store. Repeating it, or two at once, makes the same single entry.
 
@@ -66,6 +72,8 @@ def publish(
             beside the entry; as bytes, exactly as they are.
         store: a path, `file://`, `s3://` or `gs://`.
         signing_key: PEM file of an elliptic-curve key to sign with, see signing.py.
+        reference: what the verdict was measured against, whose sha256 it names as `reference_sha256`. Kept, so
+            that the live model can be measured against the same.
 
     Raises:
         NotApprovedError: there is no promote verdict for exactly this bundle; gives the verdict's reasons.
@@ -73,12 +81,19 @@ def publish(
         BundleError: a file of the bundle was changed after it was opened.
     """
     record = _check_approved(bundle, verdict)
+    sha256 = hashlib.sha256(reference or b"").hexdigest()
+    if reference is not None and json.loads(record).get("reference_sha256") != f"sha256:{sha256}":
+        raise NotApprovedError(
+            f"the verdict on {bundle.digest} was not measured against this reference; give those of one evaluation"
+        )
     storage, entry = open_storage(store), _entry(bundle.model, bundle.digest)
     try:
         complete = MANIFEST in storage.names(entry)
         if not complete:
             _write_files(bundle, storage, entry)
         storage.create(f"{entry}.verdicts/{hashlib.sha256(record).hexdigest()}.json", record)
+        if reference is not None:
+            storage.create(f"{entry}.references/{sha256}.npz", reference)
         if signing_key is not None:
             storage.create(f"{entry}{SIGNATURE}", sign(bundle.manifest_bytes, signing_key))
         created = not complete and _commit(bundle, storage, entry)
@@ -148,11 +163,37 @@ def read_verdict(store: str | Path, model: str, digest: str, verdict_sha256: str
     Raises:
         StoreError: the store cannot be read, or what is there has another hash.
     """
-    wanted = verdict_sha256.removeprefix("sha256:")
-    content = _read_note(open_storage(store), f"{_entry(model, digest)}.verdicts/{wanted}.json")
-    if content is not None and hashlib.sha256(content).hexdigest() != wanted:
-        raise StoreError(f"model store {store}: the verdict {verdict_sha256} on {digest} was changed")
-    return content
+    return _read_beside(store, model, digest, "verdicts/{}.json", verdict_sha256, _MAX_NOTE_BYTES)
+
+
+def read_reference(store: str | Path, model: str, digest: str, reference_sha256: str) -> bytes | None:
+    """What a verdict on a bundle was measured against, as `publish` was given it; None if the store has none.
+
+    Raises:
+        StoreError: the store cannot be read, or what is there has another hash.
+    """
+    return _read_beside(store, model, digest, "references/{}.npz", reference_sha256, _MAX_REFERENCE_BYTES)
+
+
+def read_bundle_file(store: str | Path, model: str, digest: str, name: str) -> bytes:
+    """One file of a bundle, checked against its manifest, and that against the digest.
+
+    Raises:
+        StoreError: no such entry or file, or one of them is damaged.
+    """
+    storage, entry = open_storage(store), _entry(model, digest)
+    try:
+        manifest, _ = _read_manifest(storage, entry, model, digest)
+        if name not in manifest.files:
+            raise StoreError(f"model store entry {storage.url}/{entry} has no file {name}")
+        with tempfile.TemporaryDirectory(prefix="troika-file-") as scratch:
+            copy = Path(scratch) / "file"
+            _copy_checked(storage.open(f"{entry}/{name}"), name, manifest.files[name], copy)
+            return copy.read_bytes()
+    except BundleError as error:
+        raise StoreError(f"model store entry {storage.url}/{entry} must not be used: {error}") from None
+    except OSError as error:
+        raise StoreError(f"cannot read {storage.url}/{entry}: {error.strerror or error}") from None
 
 
 def verify_entry(store: str | Path | Storage, model: str, digest: str, public_key: Path | None = None) -> Manifest:
@@ -174,6 +215,23 @@ def verify_entry(store: str | Path | Storage, model: str, digest: str, public_ke
     except OSError as error:
         raise StoreError(f"cannot read {storage.url}/{entry}: {error.strerror or error}") from None
     return manifest
+
+
+def _read_beside(
+    store: str | Path, model: str, digest: str, where: str, sha256: str, max_bytes: int
+) -> bytes | None:
+    """A file beside an entry that is named by its own hash; None if there is none."""
+    wanted = sha256.removeprefix("sha256:")
+    if not _HASH.fullmatch(wanted):
+        raise StoreError(f"hash {sha256!r} is not usable: expected sha256: and 64 hexadecimal digits")
+    path = f"{_entry(model, digest)}.{where.format(wanted)}"
+    try:
+        content = _read_note(open_storage(store), path, max_bytes)
+    except OSError as error:
+        raise StoreError(f"cannot read {path} of model store {store}: {error.strerror or error}") from None
+    if content is not None and hashlib.sha256(content).hexdigest() != wanted:
+        raise StoreError(f"model store {store}: {where.partition('/')[0]} {sha256} of {digest} was changed")
+    return content
 
 
 def _entry(model: str, digest: str) -> str:
@@ -265,14 +323,14 @@ def _read_manifest(storage: Storage, entry: str, model: str, digest: str) -> tup
     return manifest, content
 
 
-def _read_note(storage: Storage, path: str) -> bytes | None:
+def _read_note(storage: Storage, path: str, max_bytes: int = _MAX_NOTE_BYTES) -> bytes | None:
     try:
         with storage.open(path) as file:
-            content = file.read(_MAX_NOTE_BYTES + 1)
+            content = file.read(max_bytes + 1)
     except FileNotFoundError:
         return None
-    if len(content) > _MAX_NOTE_BYTES:
-        raise StoreError(f"{storage.url}/{path} is larger than {_MAX_NOTE_BYTES} bytes")
+    if len(content) > max_bytes:
+        raise StoreError(f"{storage.url}/{path} is larger than {max_bytes} bytes")
     return content
 
 
