@@ -67,6 +67,8 @@ class AsyncClient:
         self._connection = self._triton.InferenceServerClient(self._address, **options)
         try:
             self.model = await self._read_model(self._name)
+            if self._metrics:
+                self._metrics.expect(self.model.name)
         except BaseException:
             await self._connection.close()
             raise

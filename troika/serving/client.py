@@ -68,6 +68,8 @@ class Client:
         self._connection = self._triton.InferenceServerClient(self._address, **options)
         try:
             self.model = self._read_model(model)
+            if metrics:
+                metrics.expect(self.model.name)
         except BaseException:
             self.close()
             raise

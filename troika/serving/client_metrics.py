@@ -4,6 +4,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from troika.errors import DeadlineError, OverloadedError, RequestError, ServerError
 
+OUTCOMES = ("ok", "refused", "overloaded", "late", "failed")
+
 
 class ClientMetrics:
     """Requests to served models; give one to every client of a process.
@@ -26,6 +28,12 @@ class ClientMetrics:
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
             registry=registry,
         )
+
+    def expect(self, model: str) -> None:
+        """Begin all counters of a model at 0: Prometheus cannot see the first step of one that begins at 1."""
+        for outcome in OUTCOMES:
+            self._requests.labels(model, outcome)
+            self._seconds.labels(model, outcome)
 
     def count(self, model: str, seconds: float, error: RequestError | ServerError | None = None) -> None:
         """Count one request that took so long and ended so."""

@@ -9,7 +9,7 @@ server that runs already, as the first thing that a canary has to pass:
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import numpy as np
 import typer
@@ -25,8 +25,16 @@ TOLERANCE = 1
 """Levels of 0..255: another kind of processor may round a value near a half the other way."""
 
 
-_Golden = tuple[NDArray[np.int64], NDArray[np.int64] | None, NDArray[np.uint8]]
-"""Seeds, labels, images."""
+@dataclass(frozen=True)
+class GoldenAnswers:
+    """Inputs, and the images that a bundle promises for them."""
+
+    seeds: NDArray[np.int64]
+    """(N,)"""
+    labels: NDArray[np.int64] | None
+    """(N,); None if the model takes no label."""
+    images: NDArray[np.uint8]
+    """(N, H, W, C), 0..255."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +60,10 @@ def check_golden(folder: Path, expected_digest: str | None = None) -> GoldenResu
         ServerError: Triton does not load it, or answers with other images or another digest.
     """
     bundle = Bundle.open(folder, expected_digest)
-    golden = _read(folder)
+    golden = read_golden(folder / "golden.npz", f"{folder}/golden.npz")
     with TritonServer(folder, expected_digest=expected_digest, exit_seconds=0) as server:
         largest = _compare(golden, f"127.0.0.1:{server.state.grpc_port}", bundle)
-        return GoldenResult(len(golden[0]), largest, server.seconds_to_ready)
+        return GoldenResult(len(golden.seeds), largest, server.seconds_to_ready)
 
 
 def check_server(server: str, folder: Path, expected_digest: str | None = None) -> GoldenResult:
@@ -70,8 +78,8 @@ def check_server(server: str, folder: Path, expected_digest: str | None = None) 
         BundleError: see `check_golden`, as for ServerError, which is also raised where nobody answers.
     """
     bundle = Bundle.open(folder, expected_digest)
-    golden = _read(folder)
-    return GoldenResult(len(golden[0]), _compare(golden, server, bundle), 0.0)
+    golden = read_golden(folder / "golden.npz", f"{folder}/golden.npz")
+    return GoldenResult(len(golden.seeds), _compare(golden, server, bundle), 0.0)
 
 
 def check_published(
@@ -87,11 +95,11 @@ def check_published(
     return check_golden(scratch / "bundle", digest)
 
 
-def _compare(golden: _Golden, server: str, bundle: Bundle) -> int:
-    seeds, labels, images = golden
+def _compare(golden: GoldenAnswers, server: str, bundle: Bundle) -> int:
+    labels = golden.labels
     largest = 0
     with Client(server, model=bundle.model) as client:
-        for number, (seed, expected) in enumerate(zip(seeds, images, strict=True)):
+        for number, (seed, expected) in enumerate(zip(golden.seeds, golden.images, strict=True)):
             label = None if labels is None else [int(labels[number])]
             made = client.generate(1, seed=int(seed), labels=label)
             if made.images[0].shape != expected.shape:
@@ -110,16 +118,21 @@ def _compare(golden: _Golden, server: str, bundle: Bundle) -> int:
     return largest
 
 
-def _read(folder: Path) -> _Golden:
+def read_golden(source: Path | BinaryIO, where: str) -> GoldenAnswers:
+    """Read golden.npz; `where` is how an error names it.
+
+    Raises:
+        BundleError: it cannot be read, or its parts do not fit together.
+    """
     try:
-        with np.load(folder / "golden.npz") as golden:
+        with np.load(source) as golden:
             seeds, images = golden["seed"].reshape(-1), golden["image"]
             labels = golden["label"].reshape(-1) if "label" in golden else None
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{folder}/golden.npz cannot be read: {error}; export the model again") from None
+        raise BundleError(f"{where} cannot be read: {error}; export the model again") from None
     if not len(seeds) or len(seeds) != len(images) or (labels is not None and len(labels) != len(seeds)):
-        raise BundleError(f"{folder}/golden.npz holds {len(seeds)} seeds for {len(images)} images; export again")
-    return seeds, labels, images
+        raise BundleError(f"{where} holds {len(seeds)} seeds for {len(images)} images; export again")
+    return GoldenAnswers(seeds, labels, images)
 
 
 def main(

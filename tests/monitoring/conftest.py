@@ -1,0 +1,24 @@
+"""One world for all tests of monitoring, and a real Triton on its model."""
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+from quick import REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY / "tests" / "monitoring"))
+
+from worlds import World, make_world
+
+from troika.serving.triton import TritonServer
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def triton(world: World) -> Iterator[TritonServer]:
+    with TritonServer(world.bundle.folder, exit_seconds=0) as server:
+        yield server
