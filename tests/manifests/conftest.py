@@ -1,10 +1,12 @@
-"""The schemas of custom resources, which lie outside the project."""
+"""All folders rendered once, and the schemas of custom resources, which lie outside the project."""
 
+import copy
 import os
 from pathlib import Path
 
 import check
 import pytest
+from rendering import MANIFESTS, Object, render_objects, roots
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +17,14 @@ def crds() -> Path:
             pytest.fail(f"CI must name the folder of the CRDs' schemas: {check.CRDS}")
         pytest.skip(f"{check.CRDS} names no folder of the CRDs' schemas")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def renders() -> dict[str, list[Object]]:
+    return {folder.relative_to(MANIFESTS).as_posix(): render_objects(folder) for folder in roots()}
+
+
+@pytest.fixture
+def production(renders: dict[str, list[Object]]) -> list[Object]:
+    """To be spoilt."""
+    return copy.deepcopy(renders["serving/overlays/production"])

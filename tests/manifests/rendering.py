@@ -72,6 +72,17 @@ def name_of(thing: Object) -> str:
     return f"{thing['kind']}/{thing['metadata']['name']}"
 
 
+def the(things: list[Object], kind: str, name: str = "triton") -> Any:
+    """The one object of this kind and name."""
+    (found,) = [t for t in things if t["kind"] == kind and t["metadata"]["name"] == name]
+    return found
+
+
+def pod(things: list[Object]) -> Any:
+    """Triton's pod."""
+    return the(things, "Deployment")["spec"]["template"]["spec"]
+
+
 def jobs_of_analysis(things: list[Object]) -> Iterator[Object]:
     """The Jobs inside AnalysisTemplates as objects of their own, since no scanner looks for them there."""
     for thing in things:

@@ -27,7 +27,14 @@ def problems(things: list[Object]) -> list[str]:
         found += [f"{template.where}: {problem}" for problem in restricted(template)]
         found += [f"{template.where}: {problem}" for problem in hardened(template)]
         found += [f"{template.where}: {problem}" for problem in references(template, things)]
-    found += [*namespaces(things), *services(things), *accounts(things), *skips(things), *unfinished(things)]
+    found += [
+        *namespaces(things),
+        *amounts(things),
+        *services(things),
+        *accounts(things),
+        *skips(things),
+        *unfinished(things),
+    ]
     return found
 
 
@@ -170,6 +177,17 @@ def services(things: list[Object]) -> Iterator[str]:
         for port in asked:
             if port not in ports:
                 yield f"{name_of(thing)}: its pods have no port {port}"
+
+
+def amounts(things: list[Object]) -> Iterator[str]:
+    """What the schemas take as any text: a number of pods, or a share of them."""
+    for thing in things:
+        spec = thing.get("spec", {})
+        strategy = spec.get("strategy", {})
+        for part in (spec, strategy.get("rollingUpdate", {}), strategy.get("canary", {})):
+            for key in ("maxUnavailable", "minAvailable", "maxSurge"):
+                if key in part and not re.fullmatch(r"\d+|\d+%", str(part[key])):
+                    yield f"{name_of(thing)}: {key} must be a number or a percentage, got {part[key]!r}"
 
 
 def accounts(things: list[Object]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from rendering import MANIFESTS, Object, objects, render
+from rendering import MANIFESTS, objects, render, the
 
 from troika.releases.canary_guard import DIGEST_ANNOTATION
 from troika.releases.pointer import read_release, release, rollback
@@ -58,11 +58,6 @@ def strings(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-def the(things: list[Object], kind: str, name: str) -> Any:
-    (found,) = [t for t in things if t["kind"] == kind and t["metadata"]["name"] == name]
-    return found
-
-
 def test_a_release_and_its_revert(deployments: Deployments) -> None:
     assert read_release(deployments.remote, "production") is None
     unset = deployments.rendered("production")
@@ -77,7 +72,7 @@ def test_a_release_and_its_revert(deployments: Deployments) -> None:
     assert "0" * 64 in unset
     assert "nothing-released" not in with_a
     things = objects(with_a)
-    template = the(things, "Deployment", "triton")["spec"]["template"]
+    template = the(things, "Deployment")["spec"]["template"]
     assert strings(template).count(first.digest) == 3
     assert template["metadata"]["annotations"] == {
         "troika/model": "digits", "troika/model-version": "1", DIGEST_ANNOTATION: first.digest

@@ -1,10 +1,7 @@
 """Every folder that is applied is right, by schemas and rules; what is broken on purpose is refused."""
 
-import copy
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import check
 import network
@@ -13,28 +10,9 @@ import rules
 import schemas
 import yaml
 from quick import REPOSITORY
-from rendering import MANIFESTS, Object, RenderError, render, render_objects, roots
+from rendering import MANIFESTS, Object, pod, render_objects, roots, the
 
 SERVING = MANIFESTS / "serving" / "overlays"
-
-
-@pytest.fixture(scope="session")
-def renders() -> dict[str, list[Object]]:
-    return {folder.relative_to(MANIFESTS).as_posix(): render_objects(folder) for folder in roots()}
-
-
-@pytest.fixture
-def production(renders: dict[str, list[Object]]) -> list[Object]:
-    return copy.deepcopy(renders["serving/overlays/production"])
-
-
-def the(things: list[Object], kind: str, name: str = "triton") -> Any:
-    (found,) = [t for t in things if t["kind"] == kind and t["metadata"]["name"] == name]
-    return found
-
-
-def pod(things: list[Object]) -> Any:
-    return the(things, "Deployment")["spec"]["template"]["spec"]
 
 
 def test_all_folders_are_right_by_schemas_and_rules(renders: dict[str, list[Object]], crds: Path) -> None:
@@ -89,292 +67,78 @@ def test_patches_name_what_they_change() -> None:
     assert rules.patch_targets() == []
 
 
-# One broken thing each, and words of the complaint.
-
-
-def _no_seccomp(things: list[Object]) -> None:
-    del pod(things)["securityContext"]["seccompProfile"]
-
-
-def _root(things: list[Object]) -> None:
-    pod(things)["securityContext"]["runAsUser"] = 0
-
-
-def _may_be_root(things: list[Object]) -> None:
-    pod(things)["containers"][0]["securityContext"]["runAsNonRoot"] = False
-
-
-def _escalation(things: list[Object]) -> None:
-    del pod(things)["initContainers"][0]["securityContext"]["allowPrivilegeEscalation"]
-
-
-def _capability(things: list[Object]) -> None:
-    pod(things)["containers"][0]["securityContext"]["capabilities"]["add"] = ["SYS_ADMIN"]
-
-
-def _keeps_capabilities(things: list[Object]) -> None:
-    del pod(things)["containers"][0]["securityContext"]["capabilities"]["drop"]
-
-
-def _privileged(things: list[Object]) -> None:
-    pod(things)["containers"][0]["securityContext"]["privileged"] = True
-
-
-def _host_network(things: list[Object]) -> None:
-    pod(things)["hostNetwork"] = True
-
-
-def _host_path(things: list[Object]) -> None:
-    pod(things)["volumes"][0] = {"name": "models", "hostPath": {"path": "/"}}
-
-
-def _host_port(things: list[Object]) -> None:
-    pod(things)["containers"][0]["ports"][0]["hostPort"] = 80
-
-
-def _writable_root(things: list[Object]) -> None:
-    pod(things)["containers"][0]["securityContext"]["readOnlyRootFilesystem"] = False
-
-
-def _tag(things: list[Object]) -> None:
-    pod(things)["containers"][0]["image"] = "registry.example/troika-serve:latest"
-
-
-def _no_registry(things: list[Object]) -> None:
-    pod(things)["containers"][0]["image"] = "troika-serve"
-
-
-def _token(things: list[Object]) -> None:
-    del pod(things)["automountServiceAccountToken"]
-
-
-def _default_account(things: list[Object]) -> None:
-    del pod(things)["serviceAccountName"]
-
-
-def _boundless_volume(things: list[Object]) -> None:
-    pod(things)["volumes"][1]["emptyDir"] = {}
-
-
-def _no_limit(things: list[Object]) -> None:
-    del pod(things)["containers"][0]["resources"]["limits"]["memory"]
-
-
-def _secret_in_environment(things: list[Object]) -> None:
-    value = {"secretKeyRef": {"name": "model-store-read", "key": "credentials"}}
-    pod(things)["initContainers"][0]["env"].append({"name": "KEY", "valueFrom": value})
-
-
-def _missing_config(things: list[Object]) -> None:
-    things.remove(the(things, "ConfigMap", "model-verify-key"))
-
-
-def _missing_account(things: list[Object]) -> None:
-    things.remove(the(things, "ServiceAccount"))
-
-
-def _unused_volume(things: list[Object]) -> None:
-    pod(things)["volumes"].append({"name": "more", "emptyDir": {"sizeLimit": "1Mi"}})
-
-
-def _service_without_pods(things: list[Object]) -> None:
-    the(things, "Service")["spec"]["selector"] = {"app.kubernetes.io/name": "tritan"}
-
-
-def _service_without_port(things: list[Object]) -> None:
-    the(things, "Service")["spec"]["ports"][0]["targetPort"] = "https"
-
-
-def _budget_of_nobody(things: list[Object]) -> None:
-    the(things, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"] = {"app": "triton"}
-
-
-def _open_namespace(things: list[Object]) -> None:
-    the(things, "Namespace", "troika-production")["metadata"]["labels"] = {}
-
-
-def _no_namespace(things: list[Object]) -> None:
-    del the(things, "Service")["metadata"]["namespace"]
-
-
-def _twice(things: list[Object]) -> None:
-    things.append(the(things, "Service"))
-
-
-def _account_with_token(things: list[Object]) -> None:
-    the(things, "ServiceAccount")["automountServiceAccountToken"] = True
-
-
-def _wildcard(things: list[Object]) -> None:
-    things.append(_role([{"apiGroups": [""], "resources": ["pods"], "verbs": ["*"]}]))
-
-
-def _all_secrets(things: list[Object]) -> None:
-    things.append(_role([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]))
-
-
-def _cluster_role(things: list[Object]) -> None:
-    things.append({**_role([]), "kind": "ClusterRole"})
-
-
-def _role(rights: list[dict[str, Any]]) -> Object:
-    metadata = {"name": "strong", "namespace": "troika-production"}
-    return {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata, "rules": rights}
-
-
-def _unexplained_skip(things: list[Object]) -> None:
-    the(things, "Service")["metadata"]["annotations"] = {"checkov.io/skip1": "CKV_K8S_21"}
-
-
-def _not_replaced(things: list[Object]) -> None:
-    pod(things)["containers"][0]["env"][0]["value"] = "unset"
-
-
-def _smoke_as_root(things: list[Object]) -> None:
-    job = the(things, "AnalysisTemplate", "smoke")["spec"]["metrics"][0]["provider"]["job"]["spec"]
-    job["template"]["spec"]["securityContext"]["runAsUser"] = 0
-
-
-RULES = [
-    (_no_seccomp, "seccompProfile must be RuntimeDefault"),
-    (_root, "runAsUser must not be 0"),
-    (_may_be_root, "runAsNonRoot must be true"),
-    (_escalation, "model-fetch: allowPrivilegeEscalation must be false"),
-    (_capability, "may add NET_BIND_SERVICE only"),
-    (_keeps_capabilities, "must drop ALL"),
-    (_privileged, "is privileged"),
-    (_host_network, "hostNetwork must not be set"),
-    (_host_path, "is a hostPath"),
-    (_host_port, "hostPort must not be set"),
-    (_writable_root, "readOnlyRootFilesystem must be true"),
-    (_tag, "must be registry/name@sha256"),
-    (_no_registry, "must be registry/name@sha256"),
-    (_token, "automountServiceAccountToken must be false"),
-    (_default_account, "must name an account of its own"),
-    (_boundless_volume, "emptyDir without sizeLimit"),
-    (_no_limit, "resources.limits lacks memory"),
-    (_secret_in_environment, "mount it"),
-    (_missing_config, "ConfigMap model-verify-key is not there"),
-    (_missing_account, "ServiceAccount triton is not there"),
-    (_unused_volume, "volumes and mounts differ: more"),
-    (_service_without_pods, "Service/triton: selects no pod"),
-    (_service_without_port, "have no port https"),
-    (_budget_of_nobody, "PodDisruptionBudget/triton: selects no pod"),
-    (_open_namespace, "enforce must be restricted"),
-    (_no_namespace, "Service/triton: no namespace"),
-    (_twice, "there twice"),
-    (_account_with_token, "ServiceAccount/triton: automountServiceAccountToken"),
-    (_wildcard, "a wildcard"),
-    (_all_secrets, "secrets must be named"),
-    (_cluster_role, "rights in the whole cluster"),
-    (_unexplained_skip, "must be CKV_K8S_<number>=<reason>"),
-    (_not_replaced, "a replacement is missing"),
-    (_smoke_as_root, "Job/smoke-golden-images: model-fetch: runAsUser must not be 0"),
-]
-
-
-@pytest.mark.parametrize(("spoil", "words"), RULES, ids=lambda value: getattr(value, "__name__", None))
-def test_a_rule_refuses(production: list[Object], spoil: Callable[[list[Object]], None], words: str) -> None:
-    assert rules.problems(production) == []
-    spoil(production)
-    found = rules.problems(production)
-    assert any(words in problem for problem in found), found
-
-
-def test_schemas_refuse_an_unknown_property_of_each_kind(renders: dict[str, list[Object]], crds: Path) -> None:
-    """One object of each kind that is applied, whole and then with a word too many."""
-    kinds = {(t["apiVersion"], t["kind"]): t for things in renders.values() for t in things}
-    assert len(kinds) >= 19
-    for (api, kind), thing in kinds.items():
-        assert schemas.problems([thing], crds) == []
-        spoilt = copy.deepcopy(thing)
-        spoilt.get("spec", spoilt)["replicass"] = 3
-        found = schemas.problems([spoilt], crds)
-        assert any("replicass" in problem for problem in found), (api, kind, found)
-        versions = [version for version in schemas.VERSIONS if any(f"Kubernetes {version}" in p for p in found)]
-        assert schemas.is_custom(thing) or versions == list(schemas.VERSIONS)
-
-
-def test_schemas_refuse_wrong_values_unknown_kinds_and_unknown_metadata(
-    production: list[Object], crds: Path
-) -> None:
-    the(production, "Deployment")["spec"]["minReadySeconds"] = "ten"
-    the(production, "ScaledObject")["spec"]["fallback"]["behavior"] = "hope"
-    the(production, "Service")["metadata"]["label"] = {}
-    job = the(production, "AnalysisTemplate", "smoke")["spec"]["metrics"][0]["provider"]["job"]["spec"]
-    job["template"]["spec"]["containers"][0]["imge"] = "x"
-    production.append({"apiVersion": "example.com/v1", "kind": "Gate", "metadata": {"name": "new"}})
-    production.append({"apiVersion": "policy/v1beta1", "kind": "PodDisruptionBudget", "metadata": {"name": "old"}})
-    found = schemas.problems(production, crds)
-    for words in (
-        "minReadySeconds: 'ten'", "fallback.behavior: 'hope'", "Service/triton: metadata has label", "imge",
-        "no schema for example.com/v1 Gate", "Kubernetes 1.32 has no policy/v1beta1",
-    ):  # fmt: skip
-        assert any(words in problem for problem in found), (words, found)
-
-
-def _to_everybody(policies: dict[str, Any]) -> None:
-    policies["triton"]["spec"]["ingress"][0]["from"].append({"namespaceSelector": {}})
-
-
-def _without_default_deny(policies: dict[str, Any]) -> None:
-    policies["default-deny"]["spec"]["policyTypes"] = ["Egress"]
-
-
-def _any_port(policies: dict[str, Any]) -> None:
-    del policies["triton"]["spec"]["ingress"][1]["ports"]
-
-
-def _to_a_stranger(policies: dict[str, Any]) -> None:
-    peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "somewhere"}}}
-    policies["triton"]["spec"]["ingress"][0]["from"].append(peer)
-
-
-def _private_addresses(policies: dict[str, Any]) -> None:
-    del policies["model-store"]["spec"]["egress"][0]["to"][0]["ipBlock"]["except"]
-
-
-def _closed(policies: dict[str, Any]) -> None:
-    del policies["triton"]["spec"]["ingress"][1]
-
-
-@pytest.mark.parametrize(
-    ("spoil", "words"),
-    [
-        (_to_everybody, "stranger-elsewhere -> troika-production/triton 8000/TCP is open"),
-        (_without_default_deny, "stranger-elsewhere -> troika-production/stranger"),
-        (_any_port, "prometheus -> troika-production/triton 8000/TCP is open"),
-        (_to_a_stranger, "is nobody in network.yaml"),
-        (_private_addresses, "troika-production/triton -> cloud-metadata 443/TCP is open"),
-        (_closed, "prometheus -> troika-production/triton 8002/TCP is in network.yaml, and closed"),
-    ],
-    ids=lambda value: getattr(value, "__name__", None),
-)
-def test_a_changed_policy_is_seen(
-    renders: dict[str, list[Object]], production: list[Object], spoil: Callable[[dict[str, Any]], None], words: str
-) -> None:
-    spoil({t["metadata"]["name"]: t for t in production if t["kind"] == "NetworkPolicy"})
-    found = network.differences({**renders, "serving/overlays/production": production})
-    assert any(words in problem for problem in found), found
-
-
-def test_what_does_not_render_is_told_in_kustomizes_words(tmp_path: Path) -> None:
-    (tmp_path / "kustomization.yaml").write_text("kind: Kustomization\nresources: [nowhere.yaml]\n")
-    with pytest.raises(RenderError, match=r"nowhere\.yaml"):
-        render(tmp_path)
-
-
-def test_patches_without_a_named_target_are_refused(tmp_path: Path) -> None:
-    content = {
-        "kind": "Kustomization",
-        "patches": [{"patch": "- {}"}, {"path": "x.yaml", "target": {"kind": "Service"}}],
+def test_accounts_have_exactly_these_rights(renders: dict[str, list[Object]]) -> None:
+    """In Kubernetes; Triton's and the model store's accounts have none."""
+    found = set()
+    for things in renders.values():
+        roles = {t["metadata"]["name"]: t["rules"] for t in things if t["kind"] == "Role"}
+        bound = {
+            subject["name"]: roles[t["roleRef"]["name"]]
+            for t in things
+            if t["kind"] == "RoleBinding"
+            for subject in t["subjects"]
+        }
+        assert set(bound) == set(roles)
+        found |= {
+            (account, verb, f"{group or 'core'}/{resource}", name)
+            for account, rights in bound.items()
+            for rule in rights
+            for verb in rule["verbs"]
+            for group in rule["apiGroups"]
+            for resource in rule["resources"]
+            for name in rule.get("resourceNames", ["any"])
+        }
+    assert found == {
+        ("canary-guard", "get", "argoproj.io/rollouts", "triton"),
+        ("canary-guard", "list", "apps/replicasets", "any"),
+        ("troika-pipeline", "create", "argoproj.io/workflowtaskresults", "any"),
+        ("troika-pipeline", "patch", "argoproj.io/workflowtaskresults", "any"),
+        ("troika-pipeline", "get", "core/configmaps", "kfp-launcher"),
+        ("troika-pipeline", "get", "core/secrets", "mlpipeline-minio-artifact"),
+        ("troika-pipeline", "get", "core/pods", "any"),
     }
-    content["patchesStrategicMerge"] = ["y.yaml"]
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(content))
-    found = rules.patch_targets(tmp_path)
-    assert [
-        words in " ".join(found) for words in ("has given that up", "without a file", "must have version")
-    ] == [True] * 3
+
+
+@pytest.mark.parametrize("environment", ["local-kind", "staging", "production"])
+def test_triton_ends_in_peace_and_is_never_fewer(renders: dict[str, list[Object]], environment: str) -> None:
+    things = renders[f"serving/overlays/{environment}"]
+    strategy = the(things, "Deployment")["spec"]["strategy"]["rollingUpdate"]
+    if environment == "production":
+        rollout = the(things, "Rollout")["spec"]
+        assert rollout["workloadRef"]["name"] == "triton"
+        strategy = {key: rollout["strategy"]["canary"][key] for key in strategy}
+        assert the(things, "ScaledObject")["spec"]["scaleTargetRef"]["kind"] == "Rollout"
+        assert the(things, "ScaledObject")["spec"]["minReplicaCount"] >= 2
+    if environment != "local-kind":  # who scales must not be put back by Git
+        assert "replicas" not in the(things, "Deployment")["spec"]
+    assert strategy == {"maxUnavailable": 0, "maxSurge": 1}
+    (triton,) = pod(things)["containers"]
+    settings = {variable["name"]: variable["value"] for variable in triton["env"]}
+    waited, exit_seconds = triton["lifecycle"]["preStop"]["sleep"]["seconds"], int(settings["TROIKA_EXIT_SECONDS"])
+    assert (waited, exit_seconds, pod(things)["terminationGracePeriodSeconds"]) == (15, 45, 90)
+    assert "TROIKA_ADMIN_KEY" not in settings  # nobody may manage it
+
+
+@pytest.mark.parametrize("environment", ["local-kind", "staging", "production"])
+def test_only_who_fetches_holds_the_stores_key_and_the_trusted_one(
+    renders: dict[str, list[Object]], environment: str
+) -> None:
+    things = renders[f"serving/overlays/{environment}"]
+    for template in rules.templates(things):
+        secrets = {
+            volume["name"]
+            for volume in template.spec["volumes"]
+            if volume.get("secret", {}).get("secretName") == "model-store-read"
+        }
+        for name, container in rules.containers(template):
+            holds = {mount["name"] for mount in container["volumeMounts"]} & secrets
+            assert bool(holds) == (name == "model-fetch"), (template.where, name)
+    (fetch,) = pod(things)["initContainers"]
+    signed = {"name": "TROIKA_VERIFY_KEY", "value": "/verify/signing.pub"} in fetch["env"]
+    assert signed == (environment != "local-kind")
+    (triton,) = pod(things)["containers"]
+    (models,) = [mount for mount in triton["volumeMounts"] if mount["name"] == "models"]
+    assert models["readOnly"]
 
 
 def test_what_must_be_set_before_it_can_run_is_named(renders: dict[str, list[Object]]) -> None:
@@ -382,16 +146,6 @@ def test_what_must_be_set_before_it_can_run_is_named(renders: dict[str, list[Obj
     assert any("registry.example/troika-serve@sha256:0000" in thing for thing in unset)
     assert any("signing.pub is empty" in thing for thing in unset)
     assert any("Deployment/triton: sha256:0000" in thing for thing in unset)
-
-
-def test_checkov_refuses_what_it_should(production: list[Object]) -> None:
-    """One call for all, since each takes long; it must find the Job inside an AnalysisTemplate, too."""
-    del pod(production)["containers"][0]["livenessProbe"]
-    job = the(production, "AnalysisTemplate", "smoke")["spec"]["metrics"][0]["provider"]["job"]["spec"]
-    job["template"]["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"] = False
-    found = check.scan({"production": production})
-    assert any("Deployment" in problem and "CKV_K8S_8:" in problem for problem in found), found
-    assert any("Job" in problem and "CKV_K8S_22:" in problem for problem in found), found
 
 
 def test_the_guide_and_the_check_agree_on_what_is_outside_git() -> None:
