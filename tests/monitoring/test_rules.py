@@ -1,5 +1,6 @@
 """Every rule is tested, and every number in it: change one, and a test of promtool goes red."""
 
+import re
 import subprocess
 from itertools import zip_longest
 from pathlib import Path
@@ -91,6 +92,16 @@ def test_every_alert_has_a_severity_words_and_a_runbook(rule: dict[str, Any]) ->
     assert text.startswith(f"# {rule['alert']}\n")
     for part in ("## What it means", "## What to do first", "## How to tell what is wrong", "## When it is over"):
         assert part in text
+
+
+def test_every_page_that_is_linked_exists_and_every_runbook_is_in_the_list() -> None:
+    docs = REPOSITORY / "docs"
+    pages = [docs / "guides" / "monitoring.md", docs / "guides" / "on-call.md", *(docs / "runbooks").glob("*.md")]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+    listed = (docs / "runbooks" / "README.md").read_text()
+    assert all(f"({rule['alert']}.md)" in listed for rule in ALERTS)
 
 
 def test_every_runbook_belongs_to_an_alert() -> None:
