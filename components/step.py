@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from troika.errors import ParameterError, TroikaError
+from troika.errors import ParameterError, TrainingPausedError, TroikaError
 from troika.params import Params, merge, parse_assignments, read_params
 
 Step = Callable[..., Any]
@@ -86,6 +86,8 @@ def section_of(step: Step, sections: Mapping[str, Mapping[str, Any]], path: Path
     return sections[step.__name__]
 
 
+PAUSED = 75
+"""Exit status of a step that has saved where it was and wants to be started again: EX_TEMPFAIL of sysexits.h."""
 _THE_MACHINES_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -93,10 +95,14 @@ _THE_MACHINES_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, er
 def clear_errors() -> Iterator[None]:
     """Print a TroikaError, or what a full or closed disk says, as one message and exit with 1.
 
+    A training that was asked to end exits with PAUSED, so that whoever repeats failed steps lets it go on.
     Anything else is a bug and keeps its traceback.
     """
     try:
         yield
+    except TrainingPausedError as error:
+        print(f"paused: {error}", flush=True)
+        sys.exit(PAUSED)
     except TroikaError as error:
         print(f"error: {error}", flush=True)
         sys.exit(1)

@@ -12,8 +12,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import yaml
 from filelock import FileLock, Timeout
 from pydantic import Field, model_validator
 from tqdm import tqdm
@@ -24,9 +25,14 @@ from troika.datasets.dvc_hash import dvc_hash
 from troika.errors import ParameterError
 from troika.folders import replace_folder, write_atomic
 from troika.lineage import code_commit, image_digest, package_versions
-from troika.models.contract import GenerativeModel, Progress, Schedule
+from troika.models.contract import GenerativeModel, Machine, Progress, Schedule
 from troika.models.registry import check_exists, model_class, settings_class
+from troika.models.training_log import TrainingLog, check_tracker
 from troika.params import Params
+from troika.torchrun import in_first_process, is_started, run_processes
+
+_FACTS = {"presets", "checkpoint_seconds", "device", "precision", "compile", "processes", "tracker"}
+"""Parameters that decide how a model is trained, not which."""
 
 
 class TrainParams(Params):
@@ -39,6 +45,12 @@ class TrainParams(Params):
     batch_size: int = Field(gt=1)
     seed: int = Field(ge=0, lt=2**63)
     checkpoint_seconds: float = Field(gt=0)
+    ticks: int = Field(gt=0)
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "float32", "bfloat16"]
+    compile: Literal["auto", "on", "off"]
+    processes: Literal["auto"] | int
+    tracker: str
     presets: dict[str, dict[str, Any]]
     """Settings of each preset, in the terms of its family."""
 
@@ -46,10 +58,13 @@ class TrainParams(Params):
     def _know_model_and_preset(self) -> "TrainParams":
         try:
             check_exists(self.family, self.framework)
+            check_tracker(self.tracker)
             if self.preset not in self.presets:
                 raise ParameterError(
                     f"preset: there is no {self.preset!r}; available: {', '.join(sorted(self.presets))}"
                 )
+            if self.processes != "auto" and not 1 <= self.processes <= 1024:
+                raise ParameterError(f"processes: must be auto, or a number in 1..1024, not {self.processes}")
             self.settings()
         except ParameterError as error:
             raise ValueError(str(error)) from None
@@ -59,50 +74,97 @@ class TrainParams(Params):
         """The chosen preset's settings."""
         return settings_class(self.family).parse(self.presets[self.preset], f"presets.{self.preset}")
 
+    def schedule(self) -> Schedule:
+        """How long to train."""
+        return Schedule(self.steps, self.batch_size, self.seed, self.checkpoint_seconds, self.ticks)
 
-def train(dataset: Path, checkpoint: Path, history: Path, params: TrainParams, state: Path | None = None) -> None:
+    def machine(self) -> Machine:
+        """What to train on."""
+        return Machine(self.device, self.precision, self.compile)
+
+
+def train(
+    dataset: Path,
+    checkpoint: Path,
+    history: Path,
+    params: TrainParams,
+    state: Path | None = None,
+    log: Path | None = None,
+    report: Path | None = None,
+) -> None:
     """Fit the chosen model to the training split and save it.
 
     Args:
         dataset: folder that prepare_data wrote.
         checkpoint: folder to write: the model, and the lineage that its bundle will carry.
-        history: JSON-lines file to write: losses and speed by step.
+        history: JSON-lines file to write: losses, other figures and speed by step.
         params: section `train`.
         state: folder where unfinished training is kept; a run that was killed goes on from there when it is
             started again with the same data, parameters and folder. Without it, training starts from nothing.
+        log: folder to write: TensorBoard's event files, and the sample grid of every tick. While training they
+            are in the folder `state`.
+        report: HTML page to write: samples over time, losses.
 
     Raises:
         DatasetError: the dataset is damaged.
         ParameterError: the model cannot make images of this shape.
+        DivergedError: the training cannot become good any more.
+        TrainingPausedError: asked to end (SIGTERM); started again with the same `state`, it goes on.
     """
-    opened = Dataset.open(dataset)
-    settings = params.settings()
-    schedule = Schedule(params.steps, params.batch_size, params.seed, params.checkpoint_seconds)
+    kind = model_class(params.family, params.framework)
+    processes = kind.processes_here(params.machine()) if params.processes == "auto" else params.processes
+    if processes > 1 and not is_started():
+        paths = {"dataset": dataset, "checkpoint": checkpoint, "history": history}
+        paths |= {k: v for k, v in {"state": state, "log": log, "report": report}.items() if v is not None}
+        with tempfile.TemporaryDirectory(prefix="troika-train-") as scratch:
+            chosen = Path(scratch) / "params.yaml"
+            chosen.write_text(yaml.safe_dump({"train": params.model_dump()}), encoding="utf-8")
+            options = [text for name, path in paths.items() for text in (f"--{name}", str(path))]
+            run_processes(processes, "components.train", [*options, "--params", str(chosen)])
+        return
+    opened, settings = Dataset.open(dataset), params.settings()
+    if not in_first_process():
+        with tempfile.TemporaryDirectory(prefix="troika-train-") as scratch:
+            _fit(kind, opened, params, Path(scratch), TrainingLog(Path(scratch), "", {}), None)
+        return
     with _training_folder(state, opened, params) as folder, _progress_bar(params) as bar:
-        lines = _read_history(folder / "history.jsonl")
+        described = {**params.model_dump(exclude={"presets"}), "settings": settings.model_dump()}
+        with TrainingLog(folder / "log", params.preset, described, params.tracker) as written:
+            model = _fit(kind, opened, params, folder, written, bar)
+        bar.refresh()
+        _save(model, opened, params, settings, checkpoint)
+        write_atomic(history, written.stats())
+        if log is not None:
+            with replace_folder(log) as new:
+                shutil.copytree(written.folder, new, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.npy"))
+        if report is not None:
+            about = (
+                f"{params.family} / {params.framework} · {params.steps:,} steps of {params.batch_size} images of "
+            )
+            written.write_report(report, params.preset, f"{about}{opened.info.name} · seed {params.seed}")
 
-        def report(progress: Progress) -> None:
-            # A resumed run repeats the steps between its last saved state and the kill.
-            while lines and json.loads(lines[-1])["step"] >= progress.step:
-                lines.pop()
-            lines.append(json.dumps(vars(progress)))
-            write_atomic(folder / "history.jsonl", "\n".join(lines) + "\n")
+
+def _fit(
+    kind: type[GenerativeModel],
+    dataset: Dataset,
+    params: TrainParams,
+    folder: Path,
+    written: TrainingLog,
+    bar: "tqdm[Any] | None",
+) -> GenerativeModel:
+    def report(progress: Progress) -> None:
+        written.add(progress)
+        if bar is not None:
             bar.n = progress.step
-            losses = "  ".join(f"{name} {value:.3f}" for name, value in progress.losses.items())
+            losses = "  ".join(
+                f"{name.removesuffix('_loss')} {value:.3f}"
+                for name, value in progress.figures.items()
+                if name.endswith("_loss")
+            )
             bar.bar_format = _BAR.format(f"{progress.images_per_second:,.0f} images/s  {losses}")
             bar.update(0)
 
-        model = model_class(params.family, params.framework).fit(
-            opened, params.preset, settings, schedule, folder, report
-        )
-        bar.refresh()
-        _save(model, opened, params, settings, checkpoint)
-        write_atomic(history, "\n".join(lines) + "\n")
-
-
-def _read_history(path: Path) -> list[str]:
-    """The history of the part that an earlier, killed run has done; empty without one."""
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return kind.fit(dataset, params.preset, params.settings(), params.schedule(), params.machine(), folder, report)
 
 
 def _save(
@@ -121,7 +183,7 @@ def _save(
         "image": image_digest(),
         "packages": package_versions(),
         "train": {
-            **params.model_dump(exclude={"presets", "checkpoint_seconds"}),
+            **params.model_dump(exclude=_FACTS),
             "settings": settings.model_dump(),
         },
     }
@@ -139,7 +201,7 @@ def _training_folder(state: Path | None, dataset: Dataset, params: TrainParams) 
         with tempfile.TemporaryDirectory(prefix="troika-train-") as scratch:
             yield Path(scratch)
         return
-    what = [dataset.info.content_hash, params.model_dump(exclude={"checkpoint_seconds"})]
+    what = [dataset.info.content_hash, params.model_dump(exclude=_FACTS), params.settings().model_dump()]
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     folder = state / key
     try:

@@ -31,6 +31,7 @@ def train_and_release(
         bundle: dsl.Model
         verdict: dsl.Artifact
         data_report: dsl.HTML
+        training_report: dsl.HTML
         evaluation_report: dsl.HTML
 
     @dsl.pipeline(  # type: ignore[untyped-decorator]
@@ -58,7 +59,8 @@ def train_and_release(
             release_remote: Git repository whose release.yaml the serving cluster follows.
             environment: Overlay to release to, such as staging.
             source: Where images come from: digits (built in) or npz.
-            preset: Network and recipe: r3gan (best) or article (the classic MLP GAN, unconditional).
+            preset: Network and recipe: r3gan (best), dcgan (the classic convolutional one) or article (the classic
+                MLP GAN, unconditional).
             steps: Training steps of one batch each.
             seed: Seed of training; another seed gives another model of about the same quality.
             model_name: Name under which Triton serves the model.
@@ -118,6 +120,7 @@ def train_and_release(
             bundle=exported.outputs["bundle"],
             verdict=evaluated.outputs["verdict"],
             data_report=prepared.outputs["report"],
+            training_report=trained.outputs["report"],
             evaluation_report=evaluated.outputs["report"],
         )
 

@@ -38,6 +38,7 @@ class LocalRun:
     bundle: Path
     verdict: Path
     data_report: Path
+    training_report: Path
     evaluation_report: Path
     reused: tuple[str, ...]
     """Steps that were not run again, since nothing they depend on has changed."""

@@ -44,6 +44,8 @@ def train(
     dataset: dsl.Input[dsl.Dataset],
     checkpoint: dsl.Output[dsl.Model],
     history: dsl.Output[dsl.Artifact],
+    log: dsl.Output[dsl.Artifact],
+    report: dsl.Output[dsl.HTML],
 ) -> None:
     """Fit the chosen generative model."""
     import os
@@ -59,6 +61,8 @@ def train(
             dataset=Path(dataset.path),
             checkpoint=Path(checkpoint.path),
             history=Path(history.path),
+            log=Path(log.path),
+            report=Path(report.path),
             params=resolve_params(step, params, form, overrides=overrides),
             state=Path(state) if state else None,
         )

@@ -92,6 +92,7 @@ def run(
         facts = {"store": local.store_url(home), "release_remote": remote, "environment": environment}
         finished = run_locally(home, sections, facts, fresh=fresh, verbose=verbose, image=image)
         shutil.copyfile(finished.data_report, output / "data.html")
+        shutil.copyfile(finished.training_report, output / "training.html")
         shutil.copyfile(finished.evaluation_report, output / "evaluation.html")
         if finished.reused:
             typer.echo(f"unchanged, not run again: {', '.join(finished.reused)}")
@@ -110,6 +111,7 @@ def run(
 _PRODUCTS = {
     "samples.png": "images that Triton made of the released model",
     "evaluation.html": "the verdict and its figures",
+    "training.html": "samples and losses while training",
     "data.html": "the data set",
 }
 

@@ -3,6 +3,9 @@
 TroikaError
 ├── ParameterError     a value in params.yaml, on the command line or in the run form
 ├── DatasetError       images, labels or a dataset folder
+├── TrainingError      a training that did not come to its end
+│   ├── DivergedError      it could not become good any more; the message names the cause
+│   └── TrainingPausedError    asked to end by a signal; its state is saved, and it goes on when started again
 ├── CheckpointError    a checkpoint folder
 ├── BundleError        a model bundle: missing, changed or foreign files
 ├── NotApprovedError   the gate has not promoted exactly this bundle
@@ -28,6 +31,23 @@ class ParameterError(TroikaError):
 
 class DatasetError(TroikaError):
     """Images or labels cannot be used, or a dataset folder is not what its `dataset.json` says."""
+
+
+class TrainingError(TroikaError):
+    """A training did not come to its end."""
+
+
+class DivergedError(TrainingError):
+    """A training was ended early, since it cannot become good any more."""
+
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+        """`not_finite`, `discriminator_saturated` or `variety_lost`."""
+
+
+class TrainingPausedError(TrainingError):
+    """A training was asked to end (SIGTERM) and has saved its state; started again, it goes on."""
 
 
 class CheckpointError(TroikaError):

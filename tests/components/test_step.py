@@ -131,7 +131,8 @@ def test_set_reaches_nested_values_and_the_last_one_counts(made: Paths, tmp_path
     recorded = json.loads((tmp_path / "c" / "lineage.json").read_text())["train"]
     assert recorded["steps"] == 2
     assert recorded["settings"]["network"] == {
-        "kind": "convolutional", "channels": 4, "max_channels": 8, "hidden_size": 5
+        "kind": "convolutional", "channels": 4, "max_channels": 8, "hidden_size": 5, "residual_blocks": 0,
+        "dropout": 0.0,
     }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ _PRESETS = {
         "network": {"kind": "convolutional", "channels": 4, "max_channels": 8, "hidden_size": 8},
         "latent_size": 4,
     },
+    "dcgan": {"network": {"kind": "dcgan", "channels": 4, "max_channels": 8}, "latent_size": 4},
     "article": {
         "network": {"kind": "mlp", "generator_widths": [16], "discriminator_widths": [16], "dropout": 0.3},
         "latent_size": 4,

@@ -4,67 +4,54 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from quick import REPOSITORY
 
 from troika.datasets.contract import Dataset, Split, write_dataset
-from troika.models.contract import Schedule
-from troika.models.gan.pytorch_gan import PyTorchGAN
+from troika.models.contract import Machine, Schedule
+from troika.models.gan.model import GAN
 from troika.models.gan.settings import GANSettings
+from troika.models.registry import model_class
+from troika.params import merge, read_params
 
-SMALL_PRESETS: dict[str, dict[str, Any]] = {
+_SMALL: dict[str, dict[str, Any]] = {
     "r3gan": {
-        "network": {"kind": "convolutional", "channels": 4, "max_channels": 16, "hidden_size": 16},
-        "conditional": True,
+        "network": {"channels": 4, "max_channels": 16, "hidden_size": 16},
         "latent_size": 7,
-        "label_scale": 3.0,
-        "loss": "relativistic",
-        "penalty_gamma_start": 1.0,
-        "penalty_gamma_end": 0.1,
-        "penalty_every": 4,
-        "learning_rate_start": 0.004,
-        "learning_rate_end": 0.0004,
-        "beta1": 0.0,
-        "beta2_start": 0.9,
-        "beta2_end": 0.99,
-        "ema_half_life_images": 500.0,
-        "ema_ramp": 0.05,
+        "ema_half_life_images": 500,
     },
-    "article": {
-        "network": {
-            "kind": "mlp",
-            "generator_widths": [16, 32],
-            "discriminator_widths": [32, 16],
-            "dropout": 0.3,
-        },
-        "conditional": False,
-        "latent_size": 10,
-        "label_scale": 1.0,
-        "loss": "non_saturating",
-        "penalty_gamma_start": 0.0,
-        "penalty_gamma_end": 0.0,
-        "penalty_every": 1,
-        "learning_rate_start": 0.0002,
-        "learning_rate_end": 0.0002,
-        "beta1": 0.5,
-        "beta2_start": 0.999,
-        "beta2_end": 0.999,
-        "ema_half_life_images": 0.0,
-        "ema_ramp": 1.0,
-    },
+    "dcgan": {"network": {"channels": 4, "max_channels": 16}, "latent_size": 7},
+    "article": {"network": {"generator_widths": [16, 32], "discriminator_widths": [32, 16]}, "latent_size": 10},
 }
-"""The two presets of params.yaml with narrow layers."""
+SMALL_PRESETS = {
+    name: merge(preset, _SMALL[name])
+    for name, preset in read_params(REPOSITORY / "params.yaml")["train"]["presets"].items()
+}
+"""The presets of params.yaml with narrow layers."""
 
-SCHEDULE = Schedule(steps=8, batch_size=16, seed=3, checkpoint_seconds=1e9)
+SCHEDULE = Schedule(steps=8, batch_size=16, seed=3, checkpoint_seconds=1e9, ticks=1)
+
+
+def schedule(**changes: Any) -> Schedule:
+    return Schedule(**(vars(SCHEDULE) | changes))
 
 
 def small_settings(preset: str, **changes: Any) -> GANSettings:
-    return GANSettings.parse(SMALL_PRESETS[preset] | changes, "test")
+    return GANSettings.parse(merge(SMALL_PRESETS[preset], changes), "test")
 
 
 def fit_small(
-    dataset: Dataset, preset: str, state: Path, schedule: Schedule = SCHEDULE, **changes: Any
-) -> PyTorchGAN:
+    dataset: Dataset,
+    preset: str,
+    state: Path,
+    schedule: Schedule = SCHEDULE,
+    framework: str = "pytorch",
+    report: Any = lambda progress: None,
+    **changes: Any,
+) -> GAN:
+    kind = model_class("gan", framework)
+    assert issubclass(kind, GAN)
     settings = small_settings(preset, **changes)
-    return PyTorchGAN.fit(dataset, preset, settings, schedule, state, lambda progress: None)
+    return kind.fit(dataset, preset, settings, schedule, Machine(), state, report)
 
 
 def random_dataset(folder: Path, shape: tuple[int, int, int]) -> Dataset:

@@ -1,73 +1,26 @@
+"""GANs in PyTorch: what is refused, devices, and the parts of a step that only this framework has."""
+
 import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from small_gans import SMALL_PRESETS, fit_small, random_dataset, small_settings
+from small_gans import fit_small, random_dataset, schedule, small_settings
 
-from troika.datasets.contract import Dataset
-from troika.errors import CheckpointError, ParameterError, TroikaError
-from troika.models.contract import Progress, Schedule
-from troika.models.gan.batches import Batches, derive_seed
+from troika.datasets.contract import Dataset, Split
+from troika.errors import CheckpointError, ParameterError
+from troika.models.contract import Machine
+from troika.models.gan import pytorch_data
+from troika.models.gan.pytorch_data import Feed
 from troika.models.gan.pytorch_gan import PyTorchGAN
 from troika.models.gan.settings import GANSettings
-from troika.models.latents import draw_latents
 from troika.models.registry import model_class, settings_class
-
-PRESETS = tuple(SMALL_PRESETS)
-
-
-def same_weights(one: PyTorchGAN, other: PyTorchGAN) -> bool:
-    left, right = one._generator.state_dict(), other._generator.state_dict()
-    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
-
-
-def sample(model: PyTorchGAN, count: int = 20) -> np.ndarray:
-    labels = np.arange(count) % model.spec.num_classes if model.spec.conditional else None
-    return model.sample(draw_latents(range(count), model.spec.latent_size), labels)
 
 
 def test_registry_finds_the_model() -> None:
     assert model_class("gan", "pytorch") is PyTorchGAN
     assert settings_class("gan") is GANSettings is PyTorchGAN.settings_type
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_training_changes_the_images_and_reports_progress(digits: Dataset, tmp_path: Path, preset: str) -> None:
-    reports: list[Progress] = []
-    schedule = Schedule(steps=120, batch_size=16, seed=0, checkpoint_seconds=1e9)
-    model = PyTorchGAN.fit(digits, preset, small_settings(preset), schedule, tmp_path, reports.append)
-    assert [report.step for report in reports] == [50, 100, 120]
-    assert all(np.isfinite(list(report.losses.values())).all() for report in reports)
-    images = sample(model)
-    assert images.shape == (20, 8, 8, 1)
-    assert images.dtype == np.uint8
-    assert not np.array_equal(images, sample(fit_small(digits, preset, tmp_path)))
-
-
-def test_a_conditional_model_listens_to_the_label(digits: Dataset, tmp_path: Path) -> None:
-    model = fit_small(digits, "r3gan", tmp_path)
-    latents = draw_latents([7] * 10, model.spec.latent_size)
-    assert len(np.unique(model.sample(latents, np.arange(10)), axis=0)) == 10
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("conditional", [True, False])
-@pytest.mark.parametrize("shape", [(8, 8, 1), (16, 16, 3), (28, 28, 1), (32, 32, 3), (64, 64, 3)], ids=str)
-def test_every_usual_shape_can_be_made(
-    tmp_path: Path, preset: str, conditional: bool, shape: tuple[int, int, int]
-) -> None:
-    dataset = random_dataset(tmp_path / "dataset", shape)
-    schedule = Schedule(steps=1, batch_size=2, seed=0, checkpoint_seconds=1e9)
-    model = fit_small(dataset, preset, tmp_path / "state", schedule, conditional=conditional)
-    assert sample(model, 3).shape == (3, *shape)
 
 
 @pytest.mark.parametrize("shape", [(8, 16, 1), (4, 4, 1), (20, 20, 3), (7, 7, 1)], ids=str)
@@ -77,28 +30,30 @@ def test_another_shape_is_refused_with_those_that_work(tmp_path: Path, shape: tu
         fit_small(dataset, "r3gan", tmp_path / "state")
 
 
-@pytest.mark.parametrize("changes", [{"steps": 0}, {"batch_size": 1}])
+@pytest.mark.parametrize("changes", [{"steps": 0}, {"batch_size": 1}, {"ticks": 0}])
 def test_a_schedule_out_of_range_is_refused(digits: Dataset, tmp_path: Path, changes: dict[str, int]) -> None:
-    schedule = Schedule(**({"steps": 1, "batch_size": 2, "seed": 0, "checkpoint_seconds": 1.0} | changes))
     with pytest.raises(ParameterError, match=next(iter(changes))):
-        fit_small(digits, "r3gan", tmp_path, schedule)
+        fit_small(digits, "r3gan", tmp_path, schedule(**changes))
 
 
-def test_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(ParameterError, match="beta1"):
-        small_settings("r3gan", beta1=1.0)
-    with pytest.raises(ParameterError, match="loss"):
-        small_settings("r3gan", loss="hinge")
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"beta1": 1.0}, "beta1"),
+        ({"loss": "mean"}, "loss"),
+        ({"penalty": "r3"}, "penalty"),
+        ({"penalty": "none"}, "penalty_gamma_start and penalty_gamma_end: must be 0"),
+        ({"network": {"kind": "dcgan", "channels": 4, "max_channels": 8}}, "network"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(ParameterError, match=words):
+        small_settings("r3gan", **changes)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_model_survives_saving_and_loading(digits: Dataset, tmp_path: Path, preset: str) -> None:
-    model = fit_small(digits, preset, tmp_path / "state")
-    (tmp_path / "checkpoint").mkdir()
-    model.save(tmp_path / "checkpoint")
-    loaded = PyTorchGAN.load(tmp_path / "checkpoint")
-    assert loaded.spec == model.spec
-    assert np.array_equal(sample(loaded), sample(model))
+def test_a_penalty_on_a_network_that_normalises_batches_is_refused() -> None:
+    with pytest.raises(ParameterError, match="penalty: must be none with network kind dcgan"):
+        small_settings("dcgan", penalty="r1")
 
 
 def damage(folder: Path, kind: str) -> None:
@@ -143,87 +98,71 @@ def test_a_damaged_checkpoint_is_refused(digits: Dataset, tmp_path: Path, kind: 
         PyTorchGAN.load(tmp_path / "checkpoint")
 
 
-@pytest.mark.parametrize(
-    ("preset", "labels"), [("r3gan", None), ("r3gan", [10]), ("r3gan", [0, 1]), ("article", [0])]
-)
-def test_labels_that_do_not_fit_are_refused(
-    digits: Dataset, tmp_path: Path, preset: str, labels: list[int] | None
+def test_a_device_that_is_not_here_is_refused_by_name(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = fit_small(digits, preset, tmp_path)
-    latents = draw_latents([0], model.spec.latent_size)
-    with pytest.raises(ParameterError, match=r"^label: "):
-        model.sample(latents, None if labels is None else np.array(labels))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ParameterError, match=r"^device: cuda is asked for, but PyTorch finds no GPU"):
+        PyTorchGAN.fit(
+            digits, "r3gan", small_settings("r3gan"), schedule(), Machine(device="cuda"), tmp_path, lambda _: None
+        )
 
 
-KILLED_SCHEDULE = Schedule(steps=220, batch_size=16, seed=5, checkpoint_seconds=0)
+def test_bfloat16_passes_train_float32_weights(digits: Dataset, tmp_path: Path) -> None:
+    made = [
+        PyTorchGAN.fit(
+            digits,
+            "r3gan",
+            small_settings("r3gan"),
+            schedule(),
+            Machine("cpu", precision),
+            tmp_path,
+            lambda _: None,
+        ).weights
+        for precision in ("float32", "bfloat16")
+    ]
+    for name, value in made[0].items():
+        assert made[1][name].dtype == np.float32
+        np.testing.assert_allclose(made[1][name], value, atol=0.05)
+    assert not all(np.array_equal(made[0][name], made[1][name]) for name in made[0])
 
 
-def kill_while_training(digits: Dataset, preset: str, state: Path) -> None:
-    """Train in another process that is killed, by SIGKILL, somewhere after its first report."""
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from small_gans import *\n"
-        "import time\n"
-        "def report(progress): print(progress.step, flush=True); time.sleep(0.1)\n"
-        f"PyTorchGAN.fit(Dataset.open(Path(sys.argv[2])), {preset!r}, small_settings({preset!r}),"
-        f" {KILLED_SCHEDULE!r}, Path(sys.argv[3]), report)\n"
-    )
-    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(digits.folder), str(state)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "50\n"
-        time.sleep(0.13)
-        child.send_signal(signal.SIGKILL)
-        assert child.wait() == -signal.SIGKILL
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("preset", ["r3gan", "dcgan", "article"])
+def test_a_gpu_trains_and_repeats_itself(digits: Dataset, tmp_path: Path, preset: str) -> None:
+    made = [fit_small(digits, preset, tmp_path / name, schedule(steps=60)).weights for name in "ab"]
+    assert all(np.array_equal(made[0][name], made[1][name]) for name in made[0])
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_killed_run_resumes_with_the_result_of_an_uninterrupted_one(
-    digits: Dataset, tmp_path: Path, preset: str, caplog: pytest.LogCaptureFixture
+def test_a_large_split_is_read_batch_by_batch_to_the_same_end(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kill_while_training(digits, preset, tmp_path / "state")
-    resumed = fit_small(digits, preset, tmp_path / "state", KILLED_SCHEDULE)
-    step = int(caplog.messages[0].removeprefix(f"resuming the training in {tmp_path / 'state'} after step "))
-    assert 49 <= step < 220
-    never_saved = Schedule(steps=220, batch_size=16, seed=5, checkpoint_seconds=1e9)
-    assert same_weights(resumed, fit_small(digits, preset, tmp_path / "none", never_saved))
+    resident = fit_small(digits, "r3gan", tmp_path / "a").weights
+    monkeypatch.setattr(pytorch_data, "_ON_CPU", 1000)
+    assert not Feed(digits.train, torch.device("cpu"), torch.contiguous_format).resident
+    streamed = fit_small(digits, "r3gan", tmp_path / "b").weights
+    assert all(np.array_equal(resident[name], streamed[name]) for name in resident)
 
 
-def interrupted_state(digits: Dataset, state: Path) -> None:
-    """The state of a run that was broken off in its 50th step."""
-
-    def stop(progress: Progress) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        PyTorchGAN.fit(digits, "r3gan", small_settings("r3gan"), KILLED_SCHEDULE, state, stop)
-
-
-@pytest.mark.parametrize(
-    ("changes", "seed"), [({"beta2_end": 0.98}, 5), ({}, 6)], ids=["other settings", "other seed"]
-)
-def test_a_state_of_another_training_is_not_used(
-    digits: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, float], seed: int
-) -> None:
-    interrupted_state(digits, tmp_path / "state")
-    schedule = Schedule(steps=220, batch_size=16, seed=seed, checkpoint_seconds=1e9)
-    found = fit_small(digits, "r3gan", tmp_path / "state", schedule, **changes)
-    assert "is of another dataset, preset or schedule" in caplog.text
-    assert same_weights(found, fit_small(digits, "r3gan", tmp_path / "none", schedule, **changes))
+def test_a_batch_that_was_not_announced_is_the_right_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.arange(12, dtype=np.uint8).reshape(12, 1, 1, 1)
+    monkeypatch.setattr(pytorch_data, "_ON_CPU", 1)
+    feed = Feed(Split(images, np.arange(12)), torch.device("cpu"), torch.contiguous_format)
+    feed.announce(np.array([1, 2]))
+    assert feed(np.array([3, 4]))[1].tolist() == [3, 4]
+    feed.announce(np.array([5, 6]))
+    assert feed(np.array([5, 6]))[1].tolist() == [5, 6]
+    feed.close()
 
 
-def test_a_damaged_state_is_not_used(digits: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    interrupted_state(digits, tmp_path / "state")
-    (file,) = (tmp_path / "state").iterdir()
-    file.write_bytes(file.read_bytes()[:-100])
-    found = fit_small(digits, "r3gan", tmp_path / "state")
-    assert "cannot be read" in caplog.text
-    assert same_weights(found, fit_small(digits, "r3gan", tmp_path / "none"))
-
-
-def test_another_seed_gives_another_model(digits: Dataset, tmp_path: Path) -> None:
-    other = Schedule(steps=8, batch_size=16, seed=4, checkpoint_seconds=1e9)
-    assert same_weights(fit_small(digits, "r3gan", tmp_path), fit_small(digits, "r3gan", tmp_path))
-    assert not same_weights(fit_small(digits, "r3gan", tmp_path), fit_small(digits, "r3gan", tmp_path, other))
+def test_a_batch_holds_scaled_images(digits: Dataset) -> None:
+    feed = Feed(digits.train, torch.device("cpu"), torch.contiguous_format)
+    images, labels = feed(np.arange(1000))
+    assert images.shape == (1000, 1, 8, 8)
+    assert (images.min(), images.max()) == (-1, 1)
+    assert labels.dtype == torch.int64
+    assert torch.equal(images[7, 0], torch.from_numpy(digits.train.images[7, :, :, 0] / np.float32(127.5) - 1))
 
 
 def test_training_leaves_the_callers_random_state_and_threads_alone(digits: Dataset, tmp_path: Path) -> None:
@@ -231,57 +170,3 @@ def test_training_leaves_the_callers_random_state_and_threads_alone(digits: Data
     fit_small(digits, "r3gan", tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_num_threads() == threads
-
-
-def test_divergence_names_the_step_and_the_learning_rate(
-    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batch = Batches.__call__
-
-    def spoilt(self: Batches, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        images, labels = batch(self, step)
-        return images * (float("nan") if step == 4 else 1), labels
-
-    monkeypatch.setattr(Batches, "__call__", spoilt)
-    with pytest.raises(TroikaError, match=r"step 5 .* learning_rate_start 0.001 instead of 0.004"):
-        fit_small(digits, "r3gan", tmp_path)
-    # Nor is a spoilt state ever saved.
-    eager = Schedule(steps=8, batch_size=16, seed=3, checkpoint_seconds=0)
-    with pytest.raises(TroikaError, match="step 5 "):
-        fit_small(digits, "r3gan", tmp_path, eager)
-    with pytest.raises(TroikaError, match="step 5 "):
-        fit_small(digits, "r3gan", tmp_path, eager)
-
-
-@given(st.integers(1, 40), st.integers(0, 30))
-def test_batches_pass_over_the_whole_split_again_and_again(batch_size: int, steps: int) -> None:
-    class Twelve:
-        images = np.arange(12, dtype=np.uint8).reshape(12, 1, 1, 1)
-        labels = np.arange(12)
-
-        def __len__(self) -> int:
-            return 12
-
-    def draw(order: list[int]) -> dict[int, list[int]]:
-        batches = Batches(Twelve(), batch_size, 9, torch.device("cpu"))  # type: ignore[arg-type]
-        return {step: batches(step)[1].tolist() for step in order}
-
-    found = draw(list(range(steps)))
-    everything = [label for step in range(steps) for label in found[step]]
-    for start in range(0, len(everything) - 11, 12):
-        assert sorted(everything[start : start + 12]) == list(range(12))
-    assert draw(list(reversed(range(steps)))) == found  # a step's batch needs no step before it
-
-
-def test_a_batch_holds_scaled_images(digits: Dataset) -> None:
-    images, labels = Batches(digits.train, 2000, 0, torch.device("cpu"))(0)
-    assert images.shape == (2000, 1, 8, 8)
-    assert (images.min(), images.max()) == (-1, 1)
-    assert labels.dtype == torch.int64
-
-
-def test_derived_seeds_differ_by_purpose_and_number() -> None:
-    seeds = {derive_seed(seed, purpose, number) for seed in (0, 1) for purpose in "ab" for number in range(50)}
-    assert len(seeds) == 200
-    assert min(seeds) >= 0
-    assert max(seeds) < 2**63

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,9 +45,24 @@ class Schedule:
 
     steps: int
     batch_size: int
+    """Of all processes together."""
     seed: int
     checkpoint_seconds: float
     """How often the training state is saved for resuming."""
+    ticks: int
+    """How often, evenly over the steps, samples are drawn and looked at."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What to train on; none of it changes what is trained."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: CUDA where there is a GPU, else the CPU."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of passes through the networks; weights are float32. `auto`: bfloat16 on a GPU that has it, else float32."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether the framework compiles the step first. `auto`: where that has been measured to pay."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +72,10 @@ class Progress:
     step: int
     steps: int
     images_per_second: float
-    losses: dict[str, float]
+    figures: dict[str, float]
+    """Means since the line before: losses, scores, penalties, gradient norms; and the schedules' values."""
+    samples: Images | None = None
+    """At a tick: the moving average's images for latents and labels that stay the same."""
 
 
 class GenerativeModel(ABC):
@@ -70,6 +88,11 @@ class GenerativeModel(ABC):
         self.spec = spec
 
     @classmethod
+    def processes_here(cls, machine: Machine) -> int:  # noqa: ARG003 - for those that can use several
+        """How many processes training needs to use all of this machine; each then calls `fit` by torchrun."""
+        return 1
+
+    @classmethod
     @abstractmethod
     def fit(
         cls,
@@ -77,6 +100,7 @@ class GenerativeModel(ABC):
         preset: str,
         settings: Params,
         schedule: Schedule,
+        machine: Machine,
         state: Path,
         report: Callable[[Progress], None],
     ) -> Self:
@@ -87,13 +111,18 @@ class GenerativeModel(ABC):
             preset: the name that `settings` go by.
             settings: an instance of `settings_type`.
             schedule: number of steps, batch size, seed.
+            machine: device and precision.
             state: a folder that outlives this process. Training state is saved there, atomically, every
                 `schedule.checkpoint_seconds`; if it holds the state of this very training, that is resumed
                 with the result of an uninterrupted run. The caller removes it after success.
-            report: called after every step or every few steps, always after the last.
+            report: called every few steps, at every tick and after the last step; of several processes, only
+                in the first.
 
         Raises:
-            ParameterError: the network cannot make images of this shape, or a setting is out of range.
+            ParameterError: the network cannot make images of this shape, a setting is out of range, or this
+                machine lacks what `machine` asks for.
+            DivergedError: it cannot become good any more; the message names the cause.
+            TrainingPausedError: this process was asked to end (SIGTERM). The state is saved; start it again.
         """
 
     @abstractmethod

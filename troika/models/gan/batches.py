@@ -1,16 +1,15 @@
-"""Which random numbers and which images belong to a step, from nothing but the seed and the step's number.
+"""Which images and which latents belong to a step, from nothing but the seed and the step's number.
 
 So there is no random state to save: a run that was killed continues with exactly the draws that it would have
-made.
+made. And every framework, and every process of several, sees the same ones. Knows no framework.
 """
 
 import hashlib
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from troika.datasets.contract import Split
+Indices = NDArray[np.int64]
 
 
 def derive_seed(seed: int, purpose: str, number: int) -> int:
@@ -19,34 +18,40 @@ def derive_seed(seed: int, purpose: str, number: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-class Batches:
-    """Batches by step number: one shuffled pass over the split after another, without a gap between them.
+def latents_of_step(seed: int, step: int, count: int, size: int) -> NDArray[np.float32]:
+    """Standard normal latents (count, size) of step 0, 1, 2, ..."""
+    random = np.random.Generator(np.random.SFC64(derive_seed(seed, "latents", step)))
+    return random.standard_normal((count, size), np.float32)
+
+
+class Order:
+    """Batches by step number: one shuffled pass over the images after another, without a gap between them.
 
     A batch may be larger than the split; it then holds images more than once.
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int, device: torch.device) -> None:
-        self._split = split
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        self._count = count
         self._batch_size = batch_size
         self._seed = seed
-        self._device = device
         self._epoch = -1
-        self._order = np.empty(0, dtype=np.int64)
+        self._order: Indices = np.empty(0, dtype=np.int64)
 
-    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Images float32 (B, C, H, W) in -1..1 and labels int64 (B,) of step 0, 1, 2, ..."""
-        chosen = self._indices(step * self._batch_size, self._batch_size)
-        images = torch.from_numpy(self._split.images[chosen]).to(self._device)
-        labels = torch.from_numpy(self._split.labels[chosen]).to(self._device)
-        return images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0), labels
-
-    def _indices(self, start: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    def __call__(self, step: int) -> Indices:
+        """Which images, of `count`, are in the batch of step 0, 1, 2, ...: (batch_size,)."""
+        start, left = step * self._batch_size, self._batch_size
         parts = []
-        while count:
-            epoch, offset = divmod(start, len(self._split))
+        while left:
+            epoch, offset = divmod(start, self._count)
             if epoch != self._epoch:
                 generator = np.random.default_rng(derive_seed(self._seed, "epoch", epoch))
-                self._epoch, self._order = epoch, generator.permutation(len(self._split))
-            parts.append(self._order[offset : offset + count])
-            start, count = start + len(parts[-1]), count - len(parts[-1])
+                self._epoch, self._order = epoch, generator.permutation(self._count)
+            parts.append(self._order[offset : offset + left])
+            start, left = start + len(parts[-1]), left - len(parts[-1])
         return np.concatenate(parts)
+
+
+def shares_of_step(seed: int, step: int, count: int) -> NDArray[np.float32]:
+    """Uniform numbers in 0..1 (count,) of step 0, 1, 2, ...: where between real and generated WGAN-GP looks."""
+    random = np.random.Generator(np.random.SFC64(derive_seed(seed, "shares", step)))
+    return random.random(count, np.float32)

@@ -1,62 +1,41 @@
-"""Generators and discriminators. Images are float (N, C, H, W) in -1..1 here, labels one-hot (N, classes).
+"""Which layers a preset's generator and discriminator consist of, for images of a given shape.
+
+The generator takes the latent and, when conditional, the one-hot label (times `label_scale`) behind it, and makes
+images in -1..1. The discriminator gives one score, high for real; when conditional one per class, of which the
+label picks its own: a projection discriminator (arXiv 1802.05637) without the shared term.
 
 Source of the convolutional pair: "The GAN is dead; long live the GAN! A modern baseline GAN" (R3GAN,
-arXiv 2501.05441) shows that its loss needs no normalisation layers; this is that idea at the size of small
-images.
+arXiv 2501.05441) shows that its loss needs no normalisation layers; this is that idea at the size of small images.
+Knows no framework.
 """
 
 from itertools import pairwise
 
-import torch
-from torch import Tensor, nn
-
 from troika.errors import ParameterError
 from troika.models.contract import ModelSpec
-from troika.models.gan.settings import ConvolutionalNetwork, GANSettings, MLPNetwork
+from troika.models.gan.layers import (
+    BatchNorm,
+    Convolution,
+    Dropout,
+    Flatten,
+    Layer,
+    Layers,
+    LeakyReLU,
+    Linear,
+    ReLU,
+    Residual,
+    Tanh,
+    TransposedConvolution,
+    Unflatten,
+)
+from troika.models.gan.settings import ConvolutionalNetwork, DCGANNetwork, GANSettings, MLPNetwork
 
-SLOPE = 0.2  # of LeakyReLU below zero
-
-
-class Generator(nn.Module):
-    """latents (N, latent_size), labels (N,) or None -> images (N, C, H, W) in -1..1."""
-
-    def __init__(self, body: nn.Sequential, num_classes: int, label_scale: float) -> None:
-        super().__init__()
-        self.body = body
-        self.label_scale = label_scale
-        self.register_buffer("classes", torch.arange(num_classes), persistent=False)
-        self.classes: Tensor
-
-    def forward(self, latents: Tensor, labels: Tensor | None) -> Tensor:
-        """Shapes: see the class."""
-        if labels is not None:
-            one_hot = (labels[:, None] == self.classes).to(latents.dtype)
-            latents = torch.cat([latents, self.label_scale * one_hot], dim=1)
-        images: Tensor = self.body(latents)
-        return images
+_GROUP = 16  # channels in a group of a residual block's 3x3 convolution
+_Shape = tuple[int, int, int]
 
 
-class Discriminator(nn.Module):
-    """images (N, C, H, W), labels (N,) or None -> scores (N,); high means real.
-
-    With labels there is one output per class, and the label picks its own: a projection discriminator
-    (arXiv 1802.05637) without the shared term.
-    """
-
-    def __init__(self, body: nn.Sequential) -> None:
-        super().__init__()
-        self.body = body
-
-    def forward(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """Shapes: see the class."""
-        scores: Tensor = self.body(images)
-        if labels is None:
-            return scores.squeeze(1)
-        return scores.gather(1, labels[:, None]).squeeze(1)
-
-
-def build_generator(settings: GANSettings, spec: ModelSpec) -> Generator:
-    """The settings' generator, weights not yet drawn.
+def plan_generator(settings: GANSettings, spec: ModelSpec) -> Layers:
+    """(N, latent_size [+ classes]) -> images (N, C, H, W) in -1..1.
 
     Raises:
         ParameterError: this network cannot make images of this shape.
@@ -64,14 +43,15 @@ def build_generator(settings: GANSettings, spec: ModelSpec) -> Generator:
     inputs = spec.latent_size + (spec.num_classes if spec.conditional else 0)
     match settings.network:
         case ConvolutionalNetwork() as network:
-            body = _convolutional_generator(network, inputs, spec.image_shape)
+            return _convolutional_generator(network, inputs, spec.image_shape)
+        case DCGANNetwork() as network:
+            return _dcgan_generator(network, inputs, spec.image_shape)
         case MLPNetwork() as network:
-            body = _mlp_generator(network, inputs, spec.image_shape)
-    return Generator(body, spec.num_classes, settings.label_scale)
+            return _mlp_generator(network, inputs, spec.image_shape)
 
 
-def build_discriminator(settings: GANSettings, spec: ModelSpec) -> Discriminator:
-    """The settings' discriminator, weights not yet drawn.
+def plan_discriminator(settings: GANSettings, spec: ModelSpec) -> Layers:
+    """Images (N, C, H, W) -> scores (N, classes), or (N, 1) of an unconditional model.
 
     Raises:
         ParameterError: this network cannot judge images of this shape.
@@ -79,24 +59,19 @@ def build_discriminator(settings: GANSettings, spec: ModelSpec) -> Discriminator
     outputs = spec.num_classes if spec.conditional else 1
     match settings.network:
         case ConvolutionalNetwork() as network:
-            return Discriminator(_convolutional_discriminator(network, outputs, spec.image_shape))
+            return _convolutional_discriminator(network, outputs, spec.image_shape)
+        case DCGANNetwork() as network:
+            return _dcgan_discriminator(network, outputs, spec.image_shape)
         case MLPNetwork() as network:
-            return Discriminator(_mlp_discriminator(network, outputs, spec.image_shape))
+            return _mlp_discriminator(network, outputs, spec.image_shape)
 
 
-def draw_weights(network: nn.Module) -> None:
-    """Draw new weights from torch's random state: He's normal distribution (arXiv 1502.01852), biases 0."""
-    for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, SLOPE)
-        elif isinstance(module, nn.ConvTranspose2d):
-            # Of a 4x4 kernel with stride 2 every output sees 2x2 weights of each input channel.
-            nn.init.normal_(module.weight, std=(2 / (1 + SLOPE**2) / (4 * module.in_channels)) ** 0.5)
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) and module.bias is not None:
-            nn.init.zeros_(module.bias)
+def normalises_batches(layers: Layers) -> bool:
+    """Whether an output depends on the other inputs of its batch."""
+    return any(isinstance(layer, BatchNorm) for layer in layers)
 
 
-def resolutions(image_shape: tuple[int, int, int]) -> list[int]:
+def resolutions(image_shape: _Shape) -> list[int]:
     """Edge lengths from coarse to fine, such as [7, 14, 28].
 
     Raises:
@@ -115,65 +90,119 @@ def resolutions(image_shape: tuple[int, int, int]) -> list[int]:
     return sizes
 
 
-def _widths(network: ConvolutionalNetwork, levels: int) -> list[int]:
-    return [min(network.channels << level, network.max_channels) for level in reversed(range(levels))]
+def _widths(channels: int, max_channels: int, levels: int) -> list[int]:
+    """Feature maps at each resolution, coarse to fine."""
+    return [min(channels << level, max_channels) for level in reversed(range(levels))]
 
 
-def _convolutional_generator(
-    network: ConvolutionalNetwork, inputs: int, image_shape: tuple[int, int, int]
-) -> nn.Sequential:
+def _convolutional_generator(network: ConvolutionalNetwork, inputs: int, image_shape: _Shape) -> Layers:
     sizes = resolutions(image_shape)
-    widths = _widths(network, len(sizes))
-    layers: list[nn.Module] = [
-        nn.Linear(inputs, network.hidden_size),
-        nn.LeakyReLU(SLOPE),
-        nn.Linear(network.hidden_size, widths[0] * sizes[0] ** 2),
-        # Not view(len(x), ...): that would freeze the batch size in the exported graph.
-        nn.Unflatten(1, (widths[0], sizes[0], sizes[0])),
+    widths = _widths(network.channels, network.max_channels, len(sizes))
+    layers: list[Layer] = [
+        Linear(inputs, network.hidden_size),
+        LeakyReLU(),
+        Linear(network.hidden_size, widths[0] * sizes[0] ** 2),
+        Unflatten((widths[0], sizes[0], sizes[0])),
+        *[_residual(widths[0])] * network.residual_blocks,
     ]
     for coarse, fine in pairwise(widths):
-        layers += [nn.LeakyReLU(SLOPE), nn.ConvTranspose2d(coarse, fine, 4, stride=2, padding=1)]
-    layers += [nn.LeakyReLU(SLOPE), nn.Conv2d(widths[-1], image_shape[2], 3, padding=1), nn.Tanh()]
-    return nn.Sequential(*layers)
+        layers += [LeakyReLU(), TransposedConvolution(coarse, fine, 4, stride=2, padding=1)]
+        layers += [_residual(fine)] * network.residual_blocks
+    layers += [LeakyReLU(), Convolution(widths[-1], image_shape[2], 3, padding=1), Tanh()]
+    return tuple(layers)
 
 
-def _convolutional_discriminator(
-    network: ConvolutionalNetwork, outputs: int, image_shape: tuple[int, int, int]
-) -> nn.Sequential:
+def _convolutional_discriminator(network: ConvolutionalNetwork, outputs: int, image_shape: _Shape) -> Layers:
     sizes = resolutions(image_shape)
-    widths = [image_shape[2], *reversed(_widths(network, len(sizes))[:-1])]
-    layers: list[nn.Module] = []
+    widths = [image_shape[2], *reversed(_widths(network.channels, network.max_channels, len(sizes))[:-1])]
+    layers: list[Layer] = []
     for fine, coarse in pairwise(widths):
-        layers += [nn.Conv2d(fine, coarse, 4, stride=2, padding=1), nn.LeakyReLU(SLOPE)]
+        layers += [Convolution(fine, coarse, 4, stride=2, padding=1), LeakyReLU()]
+        layers += [_residual(coarse)] * network.residual_blocks
+    dropout = [Dropout(network.dropout)] if network.dropout else []
     layers += [
-        nn.Flatten(),
-        nn.Linear(widths[-1] * sizes[0] ** 2, network.hidden_size),
-        nn.LeakyReLU(SLOPE),
-        nn.Linear(network.hidden_size, outputs),
+        Flatten(),
+        *dropout,
+        Linear(widths[-1] * sizes[0] ** 2, network.hidden_size),
+        LeakyReLU(),
+        *dropout,
+        Linear(network.hidden_size, outputs),
     ]
-    return nn.Sequential(*layers)
+    return tuple(layers)
 
 
-def _mlp_generator(network: MLPNetwork, inputs: int, image_shape: tuple[int, int, int]) -> nn.Sequential:
+def _residual(channels: int) -> Residual:
+    """R3GAN's block: widen by a 1x1 convolution, look around by a grouped 3x3 one, narrow again.
+
+    Its last weights begin at 0, so that it begins as the identity (Fixup, arXiv 1901.09321).
+    """
+    wide = 2 * channels
+    groups = max(1, wide // _GROUP)
+    while wide % groups:
+        groups -= 1
+    return Residual(
+        (
+            Convolution(channels, wide, 1),
+            LeakyReLU(),
+            Convolution(wide, wide, 3, padding=1, groups=groups),
+            LeakyReLU(),
+            Convolution(wide, channels, 1, scale=0.0),
+        )
+    )
+
+
+def _dcgan_generator(network: DCGANNetwork, inputs: int, image_shape: _Shape) -> Layers:
+    sizes = resolutions(image_shape)
+    widths = _widths(network.channels, network.max_channels, len(sizes) - 1)
+    layers: list[Layer] = [
+        Unflatten((inputs, 1, 1)),
+        TransposedConvolution(inputs, widths[0], sizes[0], bias=False),
+        BatchNorm(widths[0], images=True),
+        ReLU(),
+    ]
+    for coarse, fine in pairwise(widths):
+        layers += [
+            TransposedConvolution(coarse, fine, 4, stride=2, padding=1, bias=False),
+            BatchNorm(fine, images=True),
+            ReLU(),
+        ]
+    layers += [TransposedConvolution(widths[-1], image_shape[2], 4, stride=2, padding=1, bias=False), Tanh()]
+    return tuple(layers)
+
+
+def _dcgan_discriminator(network: DCGANNetwork, outputs: int, image_shape: _Shape) -> Layers:
+    sizes = resolutions(image_shape)
+    widths = [*reversed(_widths(network.channels, network.max_channels, len(sizes) - 1))]
+    layers: list[Layer] = [
+        Convolution(image_shape[2], widths[0], 4, stride=2, padding=1, bias=False),
+        LeakyReLU(),
+    ]
+    for fine, coarse in pairwise(widths):
+        layers += [
+            Convolution(fine, coarse, 4, stride=2, padding=1, bias=False),
+            BatchNorm(coarse, images=True),
+            LeakyReLU(),
+        ]
+    layers += [Convolution(widths[-1], outputs, sizes[0], bias=False), Flatten()]
+    return tuple(layers)
+
+
+def _mlp_generator(network: MLPNetwork, inputs: int, image_shape: _Shape) -> Layers:
     height, width, channels = image_shape
-    layers: list[nn.Module] = []
+    layers: list[Layer] = []
     for narrow, wide in pairwise([inputs, *network.generator_widths]):
         # Batch normalisation subtracts the mean, so that a bias before it would do nothing.
-        layers += [nn.Linear(narrow, wide, bias=False), nn.BatchNorm1d(wide), nn.LeakyReLU(SLOPE)]
+        layers += [Linear(narrow, wide, bias=False), BatchNorm(wide, images=False), LeakyReLU()]
     last = [inputs, *network.generator_widths][-1]
-    layers += [
-        nn.Linear(last, height * width * channels),
-        nn.Tanh(),
-        nn.Unflatten(1, (channels, height, width)),
-    ]
-    return nn.Sequential(*layers)
+    layers += [Linear(last, height * width * channels), Tanh(), Unflatten((channels, height, width))]
+    return tuple(layers)
 
 
-def _mlp_discriminator(network: MLPNetwork, outputs: int, image_shape: tuple[int, int, int]) -> nn.Sequential:
+def _mlp_discriminator(network: MLPNetwork, outputs: int, image_shape: _Shape) -> Layers:
     height, width, channels = image_shape
-    layers: list[nn.Module] = [nn.Flatten()]
+    layers: list[Layer] = [Flatten()]
     widths = [height * width * channels, *network.discriminator_widths]
     for wide, narrow in pairwise(widths):
-        layers += [nn.Linear(wide, narrow), nn.LeakyReLU(SLOPE), nn.Dropout(network.dropout)]
-    layers.append(nn.Linear(widths[-1], outputs))
-    return nn.Sequential(*layers)
+        layers += [Linear(wide, narrow), LeakyReLU(), Dropout(network.dropout)]
+    layers.append(Linear(widths[-1], outputs))
+    return tuple(layers)

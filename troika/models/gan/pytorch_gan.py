@@ -1,144 +1,78 @@
-"""GANs in PyTorch behind the model contract: what of a preset lies on disk, and uint8 NHWC at the edges."""
+"""GANs in PyTorch behind the model contract."""
 
 import copy
-import json
-from collections.abc import Callable
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from troika.datasets.contract import Dataset
-from troika.errors import CheckpointError, ParameterError
-from troika.folders import sha256_file, write_atomic
-from troika.models.contract import (
-    GenerativeModel,
-    Images,
-    Labels,
-    Latents,
-    ModelSpec,
-    Progress,
-    Schedule,
-    quantise,
-)
-from troika.models.gan.networks import Generator, build_generator
+from troika.errors import ParameterError
+from troika.models.contract import Labels, Latents, Machine, ModelSpec, Schedule
+from troika.models.gan.backend import Backend
+from troika.models.gan.layers import Weights
+from troika.models.gan.model import GAN
+from troika.models.gan.networks import plan_generator
+from troika.models.gan.pytorch_backend import PyTorchBackend
+from troika.models.gan.pytorch_networks import Generator, put_weights
+from troika.models.gan.pytorch_team import join_team
 from troika.models.gan.settings import GANSettings
-from troika.models.gan.training import train_generator
-from troika.params import Params
 from troika.torch_onnx import to_onnx
-
-_WEIGHTS = "generator.safetensors"
-_DESCRIPTION = "model.json"
-_SAMPLE_BATCH = 1024
+from troika.torch_threads import few_threads
 
 
-class PyTorchGAN(GenerativeModel):
-    """A generator and the settings that it was made with. The discriminator ends with the training."""
+class PyTorchGAN(GAN):
+    """See GAN. Samples on CUDA where there is a GPU."""
 
-    settings_type: ClassVar[type[Params]] = GANSettings
+    framework: ClassVar[str] = "pytorch"
 
-    def __init__(self, spec: ModelSpec, settings: GANSettings, generator: Generator) -> None:
-        super().__init__(spec)
-        self.settings = settings
-        self._device = choose_device()
+    def __init__(self, spec: ModelSpec, settings: GANSettings, weights: Weights) -> None:
+        super().__init__(spec, settings, weights)
+        self._device = choose_device("auto")
+        with torch.random.fork_rng([]):  # PyTorch draws weights that are replaced at once
+            generator = Generator(plan_generator(settings, spec), spec.num_classes, settings.label_scale)
+        put_weights(generator, weights)
         self._generator = generator.to(self._device).eval()
 
     @classmethod
-    def fit(
-        cls,
-        dataset: Dataset,
-        preset: str,
-        settings: Params,
-        schedule: Schedule,
-        state: Path,
-        report: Callable[[Progress], None],
-    ) -> Self:
-        """See the contract; runs on CUDA where there is a GPU.
-
-        Raises:
-            ParameterError: the network cannot make images of this shape, or a setting is out of range.
-            TroikaError: the training diverged, or its state cannot be saved.
-        """
-        if not isinstance(settings, GANSettings):
-            raise ParameterError(f"preset {preset}: expected GANSettings, got {type(settings).__name__}")
-        spec = ModelSpec(
-            family="gan",
-            framework="pytorch",
-            preset=preset,
-            image_shape=dataset.info.shape,
-            latent_size=settings.latent_size,
-            num_classes=len(dataset.info.classes),
-            conditional=settings.conditional,
-        )
-        generator = train_generator(
-            dataset,
-            spec=spec,
-            settings=settings,
-            schedule=schedule,
-            state=state,
-            report=report,
-            device=choose_device(),
-        )
-        return cls(spec, settings, generator)
-
-    @torch.inference_mode()
-    def sample(self, latents: Latents, labels: Labels | None) -> Images:
-        """See the contract.
-
-        Raises:
-            ParameterError: labels are missing, not wanted, out of range or not as many as latents.
-        """
-        self._check_inputs(latents, labels)
-        parts = [np.empty((0, *self.spec.image_shape), dtype=np.uint8)]
-        for start in range(0, len(latents), _SAMPLE_BATCH):
-            chosen = slice(start, start + _SAMPLE_BATCH)
-            classes = None if labels is None else torch.tensor(labels[chosen], device=self._device)
-            images = self._generator(torch.tensor(latents[chosen], device=self._device), classes)
-            parts.append(quantise(images.permute(0, 2, 3, 1).cpu().numpy()))
-        return np.concatenate(parts)
-
-    def save(self, folder: Path) -> None:
-        """Write `generator.safetensors` and `model.json`, which holds its digest."""
-        weights = {key: value.cpu().contiguous() for key, value in self._generator.state_dict().items()}
-        (folder / _WEIGHTS).write_bytes(save(weights))
-        description = {
-            "spec": self.spec.model_dump(mode="json"),
-            "settings": self.settings.model_dump(mode="json"),
-            "weights": sha256_file(folder / _WEIGHTS),
-        }
-        write_atomic(folder / _DESCRIPTION, json.dumps(description, indent=2) + "\n")
+    def processes_here(cls, machine: Machine) -> int:
+        """One for each GPU."""
+        return max(1, torch.cuda.device_count()) if choose_device(machine.device).type == "cuda" else 1
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote.
+    @contextmanager
+    def open_backend(
+        cls, dataset: Dataset, spec: ModelSpec, settings: GANSettings, schedule: Schedule, machine: Machine
+    ) -> Iterator[Backend]:
+        """See GAN."""
+        device = choose_device(machine.device)
+        precision = choose_precision(machine.precision, device)
+        # The caller's random state and threads are as before afterwards; cuDNN is held to repeatable kernels.
+        with (
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
+            few_threads(),
+            join_team(device) as team,
+        ):
+            backend = PyTorchBackend(dataset, spec, settings, schedule, device, precision, team)
+            try:
+                yield backend
+            finally:
+                backend.feed.close()
 
-        Raises:
-            CheckpointError: files are missing, damaged or of another model.
-        """
-        try:
-            description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
-            spec = ModelSpec.model_validate(description["spec"])
-            settings = GANSettings.model_validate(description["settings"])
-            if (spec.family, spec.framework) != ("gan", "pytorch"):
-                raise CheckpointError(f"{folder} holds a {spec.framework} {spec.family}; expected a pytorch gan")
-            if sha256_file(folder / _WEIGHTS) != description["weights"]:
-                raise CheckpointError(f"{folder / _WEIGHTS} has been changed or damaged; train again")
-            generator = build_generator(settings, spec)
-            generator.load_state_dict(load_file(folder / _WEIGHTS))
-        except FileNotFoundError as error:
-            raise CheckpointError(
-                f"{folder} is not a checkpoint: {error.filename} is missing; run train"
-            ) from None
-        except (OSError, ValueError, KeyError, TypeError, ValidationError, ParameterError) as error:
-            raise CheckpointError(f"{folder / _DESCRIPTION} is damaged: {error}; train again") from None
-        except (SafetensorError, RuntimeError) as error:
-            raise CheckpointError(f"{folder / _WEIGHTS} is not of this model: {error}; train again") from None
-        return cls(spec, settings, generator)
+    @torch.inference_mode()
+    def generate(self, latents: Latents, labels: Labels | None) -> NDArray[np.float32]:
+        """See GAN."""
+        classes = None if labels is None else torch.tensor(labels, device=self._device)
+        images = self._generator(torch.tensor(latents, device=self._device), classes)
+        made: NDArray[np.float32] = images.permute(0, 2, 3, 1).cpu().numpy()
+        return made
 
     def export_core(self, path: Path) -> None:
         """See the contract."""
@@ -150,18 +84,6 @@ class PyTorchGAN(GenerativeModel):
             inputs += (torch.zeros(2, dtype=torch.int64),)
             names.append("label")
         path.write_bytes(to_onnx(core, inputs, names, ["image_float"]))
-
-    def _check_inputs(self, latents: Latents, labels: Labels | None) -> None:
-        if latents.ndim != 2 or latents.shape[1] != self.spec.latent_size:
-            raise ParameterError(f"latent: shape {latents.shape}; expected (N, {self.spec.latent_size})")
-        if not self.spec.conditional:
-            if labels is not None:
-                raise ParameterError(f"label: preset {self.spec.preset} is unconditional; leave it out")
-            return
-        if labels is None or labels.shape != latents.shape[:1]:
-            raise ParameterError(f"label: preset {self.spec.preset} needs one for each of {len(latents)} latents")
-        if len(labels) and not 0 <= labels.min() <= labels.max() < self.spec.num_classes:
-            raise ParameterError(f"label: out of range; give whole numbers in 0..{self.spec.num_classes - 1}")
 
 
 class _Core(nn.Module):
@@ -176,6 +98,22 @@ class _Core(nn.Module):
         return images.permute(0, 2, 3, 1)
 
 
-def choose_device() -> torch.device:
-    """CUDA where there is a GPU, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def choose_device(wanted: str) -> torch.device:
+    """`auto`: CUDA where there is a GPU, else the CPU. One of several processes takes the GPU of its number.
+
+    Raises:
+        ParameterError: `cuda`, and there is none.
+    """
+    found = torch.cuda.is_available()
+    if wanted == "cuda" and not found:
+        raise ParameterError("device: cuda is asked for, but PyTorch finds no GPU here; say auto or cpu")
+    if wanted == "cpu" or not found:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
+    """`auto`: bfloat16 on a GPU that computes in it, else float32."""
+    if wanted == "auto":
+        wanted = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    return torch.bfloat16 if wanted == "bfloat16" else torch.float32

@@ -2,11 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from troika.params import Params
 
 Width = Annotated[int, Field(ge=1, le=65536)]
+LossName = Literal["relativistic", "non_saturating", "hinge", "least_squares", "wasserstein"]
+PenaltyName = Literal["none", "r1", "r2", "r1_r2", "wgan_gp"]
 
 
 class ConvolutionalNetwork(Params):
@@ -19,6 +21,20 @@ class ConvolutionalNetwork(Params):
     """... up to this many."""
     hidden_size: Width
     """Width of the layer between latent and feature maps, and of that between feature maps and score."""
+    residual_blocks: int = Field(ge=0, le=8)
+    """Residual blocks at each resolution, in both networks; 0 is many times faster without a GPU."""
+    dropout: float = Field(ge=0, lt=1)
+    """Of the discriminator, before each of its fully connected layers."""
+
+
+class DCGANNetwork(Params):
+    """The classic of arXiv 1511.06434: strided convolutions with batch normalisation in both networks."""
+
+    kind: Literal["dcgan"]
+    channels: int = Field(ge=1, le=4096)
+    """Feature maps at half the full resolution; they double with every further halving ..."""
+    max_channels: int = Field(ge=1, le=4096)
+    """... up to this many."""
 
 
 class MLPNetwork(Params):
@@ -31,22 +47,26 @@ class MLPNetwork(Params):
 
 
 class GANSettings(Params):
-    """Network, loss and optimiser of a GAN."""
+    """Network, loss, regularisation and optimiser of a GAN, and when its training ends early."""
 
-    network: Annotated[ConvolutionalNetwork | MLPNetwork, Field(discriminator="kind")]
+    network: Annotated[ConvolutionalNetwork | DCGANNetwork | MLPNetwork, Field(discriminator="kind")]
     conditional: bool
     """Whether the label is an input of the generator and selects the discriminator's output."""
     latent_size: int = Field(ge=1, le=4096)
     label_scale: float = Field(gt=0, le=100)
     """The 1 of the one-hot label beside the latent; larger than a latent's usual size, to be heard."""
 
-    loss: Literal["relativistic", "non_saturating"]
+    loss: LossName
+    penalty: PenaltyName
+    """Gradient penalty on the discriminator: at real images (r1), generated ones (r2), or between (wgan_gp)."""
     penalty_gamma_start: float = Field(ge=0)
-    """Weight of the R1 and R2 gradient penalties at the first step, falling on a cosine ..."""
+    """Weight of the gradient penalty at the first step, moving on a cosine ..."""
     penalty_gamma_end: float = Field(ge=0)
-    """... to this at the last. Both 0: no penalty."""
+    """... to this at the last."""
     penalty_every: int = Field(ge=1)
-    """The penalties are added at every k-th step only, k times as strong."""
+    """The penalty is added at every k-th step only, k times as strong."""
+    l2: float = Field(ge=0)
+    """L2 regularisation: this times a weight is added to its gradient, in both networks."""
 
     learning_rate_start: float = Field(gt=0, le=1)
     """Adam's learning rate at the first step, for both networks, moving on a cosine ..."""
@@ -60,3 +80,22 @@ class GANSettings(Params):
     """Images after which a weight's part in the moving average has halved; 0: no averaging."""
     ema_ramp: float = Field(gt=0, le=1)
     """Early on, the half-life is at most this share of the images seen so far."""
+
+    early_stop_patience: int = Field(ge=0)
+    """Ticks without a better figure on validation images after which training ends and the best weights are
+    kept; 0: never."""
+    variety_below: float = Field(ge=0, lt=1)
+    """Collapse: samples differ by less than this share of what real images differ by; 0: not looked at."""
+    discriminator_loss_below: float = Field(ge=0)
+    """Saturation: the discriminator's loss stays below this; 0: not looked at."""
+
+    @model_validator(mode="after")
+    def _penalty_needs_single_images(self) -> "GANSettings":
+        if self.network.kind == "dcgan" and self.penalty != "none":
+            raise ValueError(
+                "penalty: must be none with network kind dcgan: its batch normalisation makes a score depend on "
+                "the other images of the batch, so that no gradient belongs to one image"
+            )
+        if self.penalty == "none" and (self.penalty_gamma_start or self.penalty_gamma_end):
+            raise ValueError("penalty_gamma_start and penalty_gamma_end: must be 0 where penalty is none")
+        return self
