@@ -58,7 +58,6 @@ def test_history_goes_to_the_last_step(made: Paths) -> None:
         "steps",
         "images_per_second",
         "generator_loss",
-        "penalty_r1",
         "learning_rate",
         "variety",
     } <= set(line)
