@@ -164,5 +164,5 @@ def test_merging_keeps_what_is_not_changed_and_alters_no_argument(values: Any, c
 
 
 def test_whole_numbers_that_arrive_as_floats_become_integers_again() -> None:
-    merged = merge({"steps": 3, "rate": 0.5}, {"steps": 4.0, "rate": 0.25, "network": {"width": 8.0}})
-    assert repr(merged) == "{'steps': 4, 'rate': 0.25, 'network': {'width': 8}}"
+    merged = merge({"steps": 3, "rate": 0.5}, {"steps": 4.0, "rate": 0.25, "network": {"widths": [8.0, 0.5]}})
+    assert repr(merged) == "{'steps': 4, 'rate': 0.25, 'network': {'widths': [8, 0.5]}}"

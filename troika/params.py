@@ -111,11 +111,16 @@ def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
         old = merged.get(key)
         if isinstance(change, Mapping):
             merged[key] = merge(old if isinstance(old, Mapping) else {}, change)
-        elif isinstance(change, float) and change.is_integer():
-            merged[key] = int(change)
         else:
-            merged[key] = change
+            merged[key] = _whole(change)
     return merged
+
+
+def _whole(value: Any) -> Any:
+    """Whole floats as integers, in lists too."""
+    if isinstance(value, list):
+        return [_whole(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
