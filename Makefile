@@ -23,8 +23,8 @@ help: ## List the targets
 
 install: $(READY) ## Make the virtual environment (other targets do so by themselves)
 
-run: $(READY) ## The whole job: digits, a judged GAN, a release, images from Triton. ARGS="--preset article"
-	@troika run $(ARGS)
+run: $(READY) ## The whole job: digits, a judged GAN, a release, images from Triton. FRAMEWORK=tensorflow PRESET=article
+	@troika run $(if $(FRAMEWORK),--framework "$(FRAMEWORK)") $(if $(PRESET),--preset "$(PRESET)") $(ARGS)
 
 serve: $(READY) ## Keep the released model up with Triton. ARGS="--http-port 8000"
 	@troika serve $(ARGS)

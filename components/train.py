@@ -113,6 +113,8 @@ def train(
     """
     kind = model_class(params.family, params.framework)
     processes = kind.processes_here(params.machine()) if params.processes == "auto" else params.processes
+    if processes > 1 and not kind.trains_in_processes:
+        raise ParameterError(f"processes: {params.framework} trains in one process; say 1 or auto, or use pytorch")
     if processes > 1 and not is_started():
         paths = {"dataset": dataset, "checkpoint": checkpoint, "history": history}
         paths |= {k: v for k, v in {"state": state, "log": log, "report": report}.items() if v is not None}

@@ -44,6 +44,7 @@ def train_and_release(
         release_remote: str,
         environment: str,
         source: str = sections["prepare_data"]["source"],
+        framework: str = train["framework"],
         preset: str = train["preset"],
         steps: int = train["steps"],
         seed: int = train["seed"],
@@ -59,6 +60,7 @@ def train_and_release(
             release_remote: Git repository whose release.yaml the serving cluster follows.
             environment: Overlay to release to, such as staging.
             source: Where images come from: digits (built in) or npz.
+            framework: What trains the network: pytorch or tensorflow; the train image must hold it.
             preset: Network and recipe: r3gan (best), dcgan (the classic convolutional one) or article (the classic
                 MLP GAN, unconditional).
             steps: Training steps of one batch each.
@@ -74,6 +76,7 @@ def train_and_release(
         trained = component(wrappers.train)(
             params=dict(train),
             overrides=overrides,
+            framework=framework,
             preset=preset,
             steps=steps,
             seed=seed,

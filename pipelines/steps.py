@@ -38,6 +38,7 @@ def prepare_data(
 def train(
     params: dict,  # type: ignore[type-arg]
     overrides: dict,  # type: ignore[type-arg]
+    framework: str,
     preset: str,
     steps: int,
     seed: int,
@@ -54,7 +55,7 @@ def train(
     from components.step import clear_errors, resolve_params
     from components.train import train as step
 
-    form = {"preset": preset, "steps": steps, "seed": seed}
+    form = {"framework": framework, "preset": preset, "steps": steps, "seed": seed}
     state = os.environ.get("TROIKA_TRAINING_STATE")
     with clear_errors():
         step(
@@ -66,7 +67,7 @@ def train(
             params=resolve_params(step, params, form, overrides=overrides),
             state=Path(state) if state else None,
         )
-    checkpoint.metadata.update(preset=preset, steps=steps, seed=seed)
+    checkpoint.metadata.update(framework=framework, preset=preset, steps=steps, seed=seed)
 
 
 def export_model(

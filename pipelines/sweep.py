@@ -180,6 +180,7 @@ def sweep_and_release(
             trained = component(wrappers.train)(
                 params=dict(train),
                 overrides=point,
+                framework=train["framework"],
                 preset=train["preset"],
                 steps=train["steps"],
                 seed=train["seed"],

@@ -59,6 +59,7 @@ def _clear_errors() -> Iterator[None]:
 @app.command(epilog="Examples:  troika run  |  troika run --preset article  |  troika run --set train.steps=2000")
 def run(
     preset: Annotated[str | None, typer.Option(help="Training preset.")] = None,
+    framework: Annotated[str | None, typer.Option(help="What trains it: pytorch or tensorflow.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of training.")] = None,
     changes: Changes = None,
@@ -82,7 +83,7 @@ def run(
         from troika.releases import local
 
         started = time.monotonic()
-        form = {"preset": preset, "steps": steps, "seed": seed}
+        form = {"framework": framework, "preset": preset, "steps": steps, "seed": seed}
         sections = read_parameters(params, changes, {k: v for k, v in form.items() if v is not None})
         check_writable(home, "--home")
         check_writable(output, "--output")

@@ -6,7 +6,17 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_RECORDED_PACKAGES = ("troika", "torch", "tensorflow", "onnx", "onnxruntime", "numpy")
+_RECORDED_PACKAGES = (
+    "troika",
+    "torch",
+    "tensorflow",
+    "tensorflow-cpu",
+    "keras",
+    "tf2onnx",
+    "onnx",
+    "onnxruntime",
+    "numpy",
+)
 
 _CODE = ("components", "pipelines", "troika", "requirements.lock")
 

@@ -18,7 +18,7 @@ from troika.models.contract import Progress
 from troika.models.gan import loop
 from troika.models.gan.model import GAN
 
-FRAMEWORKS = ("pytorch",)
+FRAMEWORKS = ("pytorch", "tensorflow")
 KILLED = {"steps": 220, "seed": 5, "ticks": 3}
 
 
@@ -51,9 +51,12 @@ def kill_while_training(digits: Dataset, preset: str, framework: str, state: Pat
         assert child.wait() == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("preset", ["r3gan", "article"])
+# In TensorFlow the one with dropout and running statistics alone: each process there takes seconds to start.
+@pytest.mark.parametrize(
+    ("framework", "preset"), [("pytorch", "r3gan"), ("pytorch", "article"), ("tensorflow", "article")]
+)
 def test_a_killed_run_resumes_with_the_weights_and_the_curve_of_an_uninterrupted_one(
-    digits: Dataset, tmp_path: Path, preset: str, framework: str, caplog: pytest.LogCaptureFixture
+    digits: Dataset, tmp_path: Path, framework: str, preset: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also moments, moving average, dropout, running statistics and the order of the images."""
     kill_while_training(digits, preset, framework, tmp_path / "state")

@@ -83,6 +83,8 @@ class GenerativeModel(ABC):
 
     settings_type: ClassVar[type[Params]]
     """The preset's typed settings."""
+    trains_in_processes: ClassVar[bool] = False
+    """Whether several processes can train one model together."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec

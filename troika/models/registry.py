@@ -8,7 +8,7 @@ from troika.params import Params
 
 _MODELS: dict[tuple[str, str], str] = {
     ("gan", "pytorch"): "troika.models.gan.pytorch_gan:PyTorchGAN",
-    # ("gan", "tensorflow"): "troika.models.gan.tensorflow_gan:TensorFlowGAN",
+    ("gan", "tensorflow"): "troika.models.gan.tensorflow_gan:TensorFlowGAN",
     # ("vae", "pytorch"): "troika.models.vae.pytorch_vae:PyTorchVAE",
 }
 _SETTINGS: dict[str, str] = {
@@ -20,10 +20,16 @@ def model_class(family: str, framework: str) -> type[GenerativeModel]:
     """The class for a family and framework.
 
     Raises:
-        ParameterError: there is none; the message lists those that exist.
+        ParameterError: there is none; the message lists those that exist. Or its framework is not installed.
     """
     check_exists(family, framework)
-    loaded: type[GenerativeModel] = _load(_MODELS[family, framework])
+    try:
+        loaded: type[GenerativeModel] = _load(_MODELS[family, framework])
+    except ModuleNotFoundError as error:
+        raise ParameterError(
+            f"framework: {framework} is not installed here ({error}); install troika[{framework}], or run in a "
+            f"train image built with FRAMEWORK={framework}"
+        ) from error
     return loaded
 
 

@@ -31,6 +31,7 @@ class PyTorchGAN(GAN):
     """See GAN. Samples on CUDA where there is a GPU."""
 
     framework: ClassVar[str] = "pytorch"
+    trains_in_processes: ClassVar[bool] = True
 
     def __init__(self, spec: ModelSpec, settings: GANSettings, weights: Weights) -> None:
         super().__init__(spec, settings, weights)
