@@ -98,6 +98,7 @@ def _model_card(name: str, model: GenerativeModel, lineage: dict[str, Any], repo
         "input": "seed and label" if spec.conditional else "seed",
         "classes": str(spec.num_classes),
         "dataset": f"{dataset['name']} ({dataset['source']})",
+        **_dvc_rows(dataset.get("origin", {})),
         "dataset content hash": f"`{dataset['content_hash']}`",
         "dataset DVC hash": f"`{dataset['dvc_hash']}`",
         "training images": str(dataset["counts"]["train"]),
@@ -134,6 +135,17 @@ def _model_card(name: str, model: GenerativeModel, lineage: dict[str, Any], repo
             "",
         ]
     )
+
+
+def _dvc_rows(origin: dict[str, str]) -> dict[str, str]:
+    """Where in DVC the images came from; nothing for those that came from elsewhere."""
+    if "repo" not in origin:
+        return {}
+    rows = {
+        "DVC repository and path": f"{origin['repo']}, `{origin['path']}`",
+        "DVC revision": f"{origin['rev']}, commit `{origin['commit']}`",
+    }
+    return {**rows, "DVC hash of the source": f"`{origin['dvc_hash']}`"} if "dvc_hash" in origin else rows
 
 
 if __name__ == "__main__":

@@ -1,44 +1,45 @@
 """Prepare data: a source of images -> a validated dataset with train, validation and test splits.
 
-Does not augment or rescale; what training sees is what the source holds.
+Does not augment: what training sees is what the source holds, cut and scaled only where `image_size` says so.
 """
 
 import json
-from dataclasses import asdict
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from PIL.Image import Image
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from components.step import run_step
-from troika.datasets.checks import Refused, assign_splits, find_refused, image_keys
-from troika.datasets.contract import SPLITS, Dataset, write_dataset
+from troika.datasets.contract import Dataset, DatasetInfo
+from troika.datasets.drift import Drift, Profile, compare, profile_of
 from troika.datasets.dvc_hash import dvc_hash
-from troika.datasets.sources import read_source
-from troika.errors import DatasetError
-from troika.folders import write_atomic
-from troika.pages import write_page
-from troika.params import Params
-from troika.pictures import data_uri, grid
+from troika.datasets.dvc_source import fetch
+from troika.datasets.preparation import SplitParams, prepare
+from troika.datasets.problems import Findings
+from troika.datasets.report import write_report
+from troika.datasets.sources import open_source
+from troika.datasets.sources.settings import SourceParams
+from troika.datasets.sources.source import ImageSource
+from troika.folders import replace_folder, write_atomic
 
-Share = Field(gt=0, lt=1)
 
-
-class PrepareDataParams(Params):
+class PrepareDataParams(SourceParams, SplitParams):
     """Section `prepare_data` of params.yaml."""
 
-    source: str
-    path: str
-    """File of a source that reads one; empty for a built-in set."""
-    validation_share: float = Share
-    test_share: float = Share
-    max_refused_share: float = Field(ge=0, le=1)
+    version: str
+    """Anything that changes with the data; a run with the same parameters may take an earlier run's result."""
+    previous: str
+    """An earlier version to compare with: a dataset folder, or with `dvc.repo` another revision."""
 
     @model_validator(mode="after")
     def _leave_some_for_training(self) -> "PrepareDataParams":
         if self.validation_share + self.test_share > 0.8:
             raise ValueError("validation_share + test_share must leave at least 0.2 for training")
+        if self.dvc.repo and self.source == "digits":
+            raise ValueError("dvc.repo is set, but source is digits, which are built in; set source to auto")
         return self
 
 
@@ -47,67 +48,69 @@ def prepare_data(dataset: Path, report: Path, refused: Path, params: PrepareData
 
     Args:
         dataset: folder to write, see troika/datasets/contract.py.
-        report: HTML page to write: counts, pictures, what was refused and why.
-        refused: JSON file to write: every image that was left out, with its reason.
+        report: HTML page to write: counts, pictures, problems, drift against an earlier version.
+        refused: JSON file to write: every image that was left out, with its reason, and the warnings.
         params: section `prepare_data`.
 
     Raises:
-        DatasetError: the source is unreadable or empty, too many images are refused, or a class is missing.
+        DatasetError: the source is unreadable or empty, a policy says fail, too many images are left out, or a
+            class is missing.
     """
-    raw = read_source(params.source, Path(params.path) if params.path else None)
-    keys = image_keys(raw)
-    left_out = find_refused(raw, keys)
-    write_atomic(refused, json.dumps([asdict(entry) for entry in left_out], indent=1) + "\n")
-    share = len(left_out) / len(raw.images)
-    if share > params.max_refused_share:
-        raise DatasetError(
-            f"{len(left_out)} of {len(raw.images)} images are unusable ({share:.1%}), more than "
-            f"max_refused_share = {params.max_refused_share:.1%} allows; the first: image {left_out[0].index}, "
-            f"{left_out[0].reason} ({left_out[0].detail}); all are listed in {refused}"
+    previous = _read_previous(params, dataset.parent)
+    findings = Findings(params.policies)
+    with replace_folder(dataset) as new, _opened(params, params.dvc.rev, new) as source:
+        try:
+            prepared = prepare(new, source, params, findings, refused)
+        finally:
+            write_atomic(refused, json.dumps(findings.as_data(source.count), indent=1) + "\n")
+    opened = Dataset.open(dataset)
+    drift = compare(previous, profile_of(opened)) if previous else None
+    write_report(report, opened, prepared, findings, dvc_hash(dataset), drift)
+    _print_summary(opened.info, findings, drift)
+
+
+@contextmanager
+def _opened(params: PrepareDataParams, rev: str, scratch: Path) -> Iterator[ImageSource]:
+    """The source; what comes out of a DVC repository lies in `scratch` meanwhile."""
+    if not params.dvc.repo:
+        yield open_source(params)
+        return
+    with tempfile.TemporaryDirectory(prefix=".fetched-", dir=scratch) as folder:
+        path, origin = fetch(params.dvc.repo, rev, params.path, Path(folder))
+        source = open_source(params.at(path))
+        origin = origin.model_copy(update={"kind": source.origin.kind})
+        description = f"{source.description}, {origin.repo} at {origin.rev} ({str(origin.commit)[:12]})"
+        yield replace(source, origin=origin, description=description)
+
+
+def _read_previous(params: PrepareDataParams, scratch: Path) -> Profile | None:
+    """The earlier version to compare with; a revision is prepared like this one, and forgotten."""
+    if not params.previous:
+        return None
+    if not params.dvc.repo:
+        return profile_of(Dataset.open(Path(params.previous)))
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".previous-", dir=scratch) as folder:
+        new = Path(folder)
+        with _opened(params, params.previous, new) as source:
+            prepare(new, source, params, Findings(params.policies), Path("the run that prepared it"))
+        return profile_of(Dataset.open(new))
+
+
+def _print_summary(info: DatasetInfo, findings: Findings, drift: Drift | None) -> None:
+    counts = ", ".join(f"{count} {name}" for name, count in info.counts.items())
+    print(f"{counts}; {len(findings.quarantined)} refused; {len(info.classes)} classes, {info.shape} pixels")
+    if info.origin.commit:
+        print(f"{info.origin.repo} at {info.origin.rev}: commit {info.origin.commit}")
+    for problem, count in sorted(findings.warning_counts.items()):
+        print(f"warning: {problem}: {count} images, used as policies.{problem} says")
+    for remark in findings.remarks:
+        print(f"warning: {remark}")
+    if drift:
+        print(
+            f"since {drift.previous.title}: {drift.added} images added, {drift.removed} removed, "
+            f"{drift.moved} moved to another split"
         )
-    splits = assign_splits(raw, keys, left_out, params.validation_share, params.test_share)
-    written = write_dataset(
-        dataset, name=params.source, source=raw.description, classes=raw.classes, splits=splits
-    )
-    _write_report(report, written, left_out)
-    counts = ", ".join(f"{count} {name}" for name, count in written.info.counts.items())
-    print(f"{counts}; {len(left_out)} refused; {len(raw.classes)} classes, {raw.images.shape[1:]} pixels")
-
-
-def _write_report(path: Path, dataset: Dataset, refused: list[Refused]) -> None:
-    info = dataset.info
-    counts = {
-        name: np.bincount(split.labels, minlength=len(info.classes)) for name, split in dataset.splits.items()
-    }
-    largest = int(counts["train"].max())
-    write_page(
-        path,
-        "data_report.html.j2",
-        info=info,
-        splits=SPLITS,
-        total=sum(info.counts.values()),
-        refused=refused,
-        class_rows=[
-            {
-                "name": name,
-                "counts": [int(counts[split][label]) for split in SPLITS],
-                "width": round(100 * int(counts["train"][label]) / largest),
-            }
-            for label, name in enumerate(info.classes)
-        ],
-        grid=data_uri(_one_row_per_class(dataset)),
-        dvc_hash=dvc_hash(dataset.folder),
-    )
-
-
-def _one_row_per_class(dataset: Dataset, columns: int = 16) -> Image:
-    train = dataset.train
-    blank = np.zeros((columns, *dataset.info.shape), np.uint8)
-    rows = []
-    for label in range(min(len(dataset.info.classes), 20)):
-        images = train.images[np.flatnonzero(train.labels == label)[:columns]]
-        rows.append(np.concatenate([images, blank[len(images) :]]))
-    return grid(np.concatenate(rows), columns, scale=max(1, 32 // dataset.info.shape[0]))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from components.step import run_step
 from troika.datasets.contract import Dataset
-from troika.datasets.dvc_hash import dvc_hash
+from troika.datasets.record import dataset_record
 from troika.errors import ParameterError
 from troika.folders import replace_folder, write_atomic
 from troika.lineage import code_commit, image_digest, package_versions
@@ -174,13 +174,7 @@ def _save(
 ) -> None:
     info = dataset.info
     lineage = {
-        "dataset": {
-            "name": info.name,
-            "source": info.source,
-            "content_hash": info.content_hash,
-            "dvc_hash": dvc_hash(dataset.folder),
-            "counts": info.counts,
-        },
+        "dataset": dataset_record(dataset),
         "code_commit": code_commit(),
         "image": image_digest(),
         "packages": package_versions(),

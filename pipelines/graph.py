@@ -24,7 +24,7 @@ def train_and_release(
     component: Callable[..., Any] = lambda step: dsl.component(  # noqa: E731
         step, base_image=image, install_kfp_package=False
     )
-    train, limits = sections["train"], sections["evaluate"]["limits"]
+    data, train, limits = sections["prepare_data"], sections["train"], sections["evaluate"]["limits"]
 
     class Outputs(NamedTuple):
         decision: str
@@ -43,7 +43,11 @@ def train_and_release(
         store: str,
         release_remote: str,
         environment: str,
-        source: str = sections["prepare_data"]["source"],
+        source: str = data["source"],
+        data_path: str = data["path"],
+        dvc_repo: str = data["dvc"]["repo"],
+        dvc_rev: str = data["dvc"]["rev"],
+        data_version: str = data["version"],
         framework: str = train["framework"],
         preset: str = train["preset"],
         steps: int = train["steps"],
@@ -59,7 +63,11 @@ def train_and_release(
             store: URL of the model store, such as s3://models or file:///var/models.
             release_remote: Git repository whose release.yaml the serving cluster follows.
             environment: Overlay to release to, such as staging.
-            source: Where images come from: digits (built in) or npz.
+            source: Where images come from: digits (built in), idx, folder or npz; auto looks at data_path.
+            data_path: File or folder with the images, as pods see it; with dvc_repo, the path inside it.
+            dvc_repo: URL of a DVC-tracked Git repository; empty, the images lie in a mounted volume.
+            dvc_rev: Tag, branch or commit of dvc_repo.
+            data_version: Anything that changes with the data; cached results are used for the same one only.
             framework: What trains the network: pytorch or tensorflow; the train image must hold it.
             preset: Network and recipe: r3gan (best), dcgan (the classic convolutional one) or article (the classic
                 MLP GAN, unconditional).
@@ -71,7 +79,13 @@ def train_and_release(
             overrides: Advanced: any other value of params.yaml, such as {"train": {"batch_size": 256}}.
         """
         prepared = component(wrappers.prepare_data)(
-            params=dict(sections["prepare_data"]), overrides=overrides, source=source
+            params=dict(data),
+            overrides=overrides,
+            source=source,
+            data_path=data_path,
+            dvc_repo=dvc_repo,
+            dvc_rev=dvc_rev,
+            data_version=data_version,
         )
         trained = component(wrappers.train)(
             params=dict(train),

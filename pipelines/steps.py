@@ -13,6 +13,10 @@ def prepare_data(
     params: dict,  # type: ignore[type-arg]
     overrides: dict,  # type: ignore[type-arg]
     source: str,
+    data_path: str,
+    dvc_repo: str,
+    dvc_rev: str,
+    data_version: str,
     dataset: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.HTML],
     refused: dsl.Output[dsl.Artifact],
@@ -24,15 +28,26 @@ def prepare_data(
     from components.prepare_data import prepare_data as step
     from components.step import clear_errors, resolve_params
 
+    form = {
+        "source": source,
+        "path": data_path,
+        "dvc": {"repo": dvc_repo, "rev": dvc_rev},
+        "version": data_version,
+    }
     with clear_errors():
         step(
             dataset=Path(dataset.path),
             report=Path(report.path),
             refused=Path(refused.path),
-            params=resolve_params(step, params, {"source": source}, overrides=overrides),
+            params=resolve_params(step, params, form, overrides=overrides),
         )
     info = json.loads(Path(dataset.path, "dataset.json").read_text())
-    dataset.metadata.update(content_hash=info["content_hash"], counts=info["counts"])
+    dataset.metadata.update(
+        content_hash=info["content_hash"],
+        counts=info["counts"],
+        source=info["source"],
+        revision=info["origin"]["commit"] or "",
+    )
 
 
 def train(

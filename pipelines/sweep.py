@@ -172,9 +172,15 @@ def sweep_and_release(
             release_remote: Git repository whose release.yaml the serving cluster follows.
             environment: Overlay to release to, such as staging.
         """
-        train, limits = sections["train"], sections["evaluate"]["limits"]
+        data, train, limits = sections["prepare_data"], sections["train"], sections["evaluate"]["limits"]
         prepared = component(wrappers.prepare_data)(
-            params=dict(sections["prepare_data"]), overrides={}, source=sections["prepare_data"]["source"]
+            params=dict(data),
+            overrides={},
+            source=data["source"],
+            data_path=data["path"],
+            dvc_repo=data["dvc"]["repo"],
+            dvc_rev=data["dvc"]["rev"],
+            data_version=data["version"],
         )
         with dsl.ParallelFor(items=points, parallelism=sweep.parallel, name="trials") as point:
             trained = component(wrappers.train)(

@@ -10,7 +10,8 @@ import pytest
 from tiny_steps import Paths, tiny_params
 
 from components.evaluate import evaluate
-from troika.datasets.contract import Dataset, write_dataset
+from troika.datasets.contract import Dataset
+from troika.datasets.writing import write_dataset
 from troika.errors import BundleError, DatasetError, ParameterError
 from troika.folders import sha256_file
 from troika.quality.reference import Reference

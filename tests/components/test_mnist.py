@@ -1,14 +1,17 @@
-"""Real data of another size: MNIST from an .npz file through preparation, training and export."""
+"""Real data of another size: MNIST's own files through preparation, training and export."""
 
 import gzip
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_steps import step_function, tiny_params
 
-from troika.datasets.contract import Dataset
+from troika.datasets.contract import Dataset, DatasetInfo
 from troika.releases.bundle import Bundle
 
 
@@ -24,32 +27,40 @@ def mnist() -> Path:
     return Path(folder)
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """The array of an IDX file of bytes: two zeros, type 8, number of axes, sizes as big-endian int32, data."""
-    content = gzip.decompress(path.read_bytes())
-    assert content[:3] == b"\0\0\x08"
-    sizes = np.frombuffer(content, ">i4", content[3], offset=4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(sizes)
+def run(source: Path, folder: Path, **changes: Any) -> DatasetInfo:
+    params = tiny_params("prepare_data", source="auto", path=str(source), **changes)
+    step_function("prepare_data")(folder / "dataset", folder / "data.html", folder / "refused.json", params)
+    return Dataset.open(folder / "dataset").info
 
 
 def test_mnist_goes_through_the_steps(mnist: Path, tmp_path: Path) -> None:
-    images, labels = (read_idx(mnist / f"t10k-{name}.gz") for name in ("images-idx3-ubyte", "labels-idx1-ubyte"))
-    assert (images.shape, labels.shape) == ((10_000, 28, 28), (10_000,))
-    np.savez(tmp_path / "mnist.npz", images=images, labels=labels)
-
-    prepare = tiny_params("prepare_data", source="npz", path=str(tmp_path / "mnist.npz"))
-    dataset = tmp_path / "dataset"
-    step_function("prepare_data")(dataset, tmp_path / "data.html", tmp_path / "refused.json", prepare)
-    info = Dataset.open(dataset).info
+    for part in ("images-idx3", "labels-idx1"):
+        (tmp_path / "test-set").mkdir(exist_ok=True)
+        shutil.copyfile(mnist / f"t10k-{part}-ubyte.gz", tmp_path / "test-set" / f"t10k-{part}-ubyte.gz")
+    info = run(tmp_path / "test-set", tmp_path)
     assert info.shape == (28, 28, 1)
     assert sum(info.counts.values()) == 10_000
     assert info.classes == tuple("0123456789")
 
     checkpoint = tmp_path / "checkpoint"
-    step_function("train")(dataset, checkpoint, tmp_path / "history.jsonl", tiny_params("train", steps=20))
+    train = tiny_params("train", steps=20)
+    step_function("train")(tmp_path / "dataset", checkpoint, tmp_path / "history.jsonl", train)
     step_function("export_model")(checkpoint, tmp_path / "bundle", tiny_params("export_model"))
     bundle = Bundle.open(tmp_path / "bundle")
     assert bundle.spec["image_shape"] == [28, 28, 1]
-    assert bundle.lineage["dataset"]["source"] == "npz mnist.npz"
+    assert bundle.lineage["dataset"]["source"] == "idx test-set"
     with np.load(bundle.folder / "golden.npz") as golden:
         assert golden["image"].shape == (20, 28, 28, 1)
+
+
+def test_a_folder_of_images_made_of_mnist_is_the_same_dataset(mnist: Path, tmp_path: Path) -> None:
+    with gzip.open(mnist / "t10k-images-idx3-ubyte.gz") as file:
+        images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28)[:1500]
+    with gzip.open(mnist / "t10k-labels-idx1-ubyte.gz") as file:
+        labels = np.frombuffer(file.read(), np.uint8, offset=8)[:1500]
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = tmp_path / "files" / str(label) / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    np.savez(tmp_path / "same.npz", images=images, labels=labels)
+    assert run(tmp_path / "files", tmp_path / "a").content_hash == run(tmp_path / "same.npz", tmp_path / "b").content_hash

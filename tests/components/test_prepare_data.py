@@ -41,20 +41,21 @@ def test_the_digits_become_three_splits(made: Paths) -> None:
     assert dataset.info.counts["train"] / 1797 == pytest.approx(0.7, abs=0.04)
     for split in dataset.splits.values():
         assert set(split.labels.tolist()) == set(range(10))
-    assert json.loads((made.folder / "refused.json").read_text()) == []
+    assert json.loads((made.folder / "refused.json").read_text())["quarantined"] == []
 
 
 def test_bad_images_are_left_out_and_listed(tmp_path: Path) -> None:
     dataset = prepare(tmp_path, write_npz(tmp_path, constant=2, repeated=1), max_refused_share=0.03)
     assert sum(dataset.info.counts.values()) == 97
-    assert json.loads((tmp_path / "refused.json").read_text()) == [
-        {"index": 0, "label": 0, "reason": "constant", "detail": "every pixel is 9, 9, 9"},
-        {"index": 1, "label": 1, "reason": "constant", "detail": "every pixel is 9, 9, 9"},
-        {"index": 90, "label": 0, "reason": "duplicate", "detail": "same as image 50"},
+    listed = json.loads((tmp_path / "refused.json").read_text())["quarantined"]
+    assert [tuple(entry.values()) for entry in listed] == [
+        (0, "image 0", "0", "constant", "all pixels are alike: 9"),
+        (1, "image 1", "1", "constant", "all pixels are alike: 9"),
+        (90, "image 90", "0", "duplicate", "same as image 50"),
     ]
     report = (tmp_path / "data.html").read_text()
-    assert "97 images kept, 3 refused" in report
-    assert "every pixel is 9, 9, 9" in report
+    assert "97 images kept, 3 quarantined" in report
+    assert "all pixels are alike: 9" in report
 
 
 def test_too_many_bad_images_stop_the_step_and_are_listed(tmp_path: Path) -> None:
@@ -63,9 +64,9 @@ def test_too_many_bad_images_stop_the_step_and_are_listed(tmp_path: Path) -> Non
         prepare(tmp_path, path, max_refused_share=0.03)
     assert str(caught.value) == (
         "4 of 100 images are unusable (4.0%), more than max_refused_share = 3.0% allows; the first: image 0, "
-        f"constant (every pixel is 9, 9, 9); all are listed in {tmp_path}/refused.json"
+        f"constant (all pixels are alike: 9); all are listed in {tmp_path}/refused.json"
     )
-    assert len(json.loads((tmp_path / "refused.json").read_text())) == 4
+    assert len(json.loads((tmp_path / "refused.json").read_text())["quarantined"]) == 4
     assert not (tmp_path / "dataset").exists()
     assert not (tmp_path / "data.html").exists()
 
@@ -140,7 +141,7 @@ def test_errors_reach_the_command_line_as_one_message(tmp_path: Path) -> None:
     params = ("--params", write_params(tmp_path))
     assert run_quietly("prepare_data", *paths, *params, "--set", "source=cifar") == (
         1,
-        "error: source: there is no 'cifar'; available: digits, npz\n",
+        "error: source: there is no 'cifar'; available: auto, digits, folder, idx, npz\n",
     )
     code, text = run_quietly("prepare_data", *paths, *params)
     assert code == 0

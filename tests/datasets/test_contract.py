@@ -9,15 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from raw_images import prepare_npz, random_raw, split_up
+from raw_images import prepare_npz, random_images, split_up
 
-from troika.datasets.contract import SPLITS, Dataset, Split, content_hash, write_dataset
+from troika.datasets.contract import SPLITS, Dataset, Split, content_hash
+from troika.datasets.keys import keys_of
+from troika.datasets.shards import ShardedImages
+from troika.datasets.writing import write_dataset
 from troika.errors import DatasetError
+
+IMAGES, LABELS = random_images(40, channels=3), np.arange(40) % 2
 
 
 def write_small(folder: Path) -> Dataset:
-    raw = random_raw(40, channels=3)
-    return write_dataset(folder, name="small", source="random", classes=raw.classes, splits=split_up(raw))
+    splits = split_up(IMAGES, LABELS)
+    return write_dataset(folder, name="small", source="random", classes=("a", "b"), splits=splits)
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +36,8 @@ def folder(pristine: Dataset, tmp_path: Path) -> Path:
 
 
 def test_what_is_written_is_read_again(pristine: Dataset) -> None:
-    raw = random_raw(40, channels=3)
     opened = Dataset.open(pristine.folder)
-    for name, split in split_up(raw).items():
+    for name, split in split_up(IMAGES, LABELS).items():
         assert np.array_equal(opened.splits[name].images, split.images)
         assert np.array_equal(opened.splits[name].labels, split.labels)
         assert opened.info.counts[name] == len(opened.splits[name]) == len(split) > 0
@@ -63,39 +67,96 @@ def test_the_same_images_give_the_same_bytes(pristine: Dataset, tmp_path: Path) 
         assert (again.folder / path.relative_to(pristine.folder)).read_bytes() == path.read_bytes()
 
 
-def test_the_hash_is_of_names_shapes_images_and_labels(pristine: Dataset) -> None:
+def hash_of(splits: dict[Any, Split], shape: tuple[int, int, int] = (4, 3, 3), classes: str = "ab") -> str:
+    keys = {name: keys_of(split.images) for name, split in splits.items()}
+    return content_hash(shape, tuple(classes), keys, {name: split.labels for name, split in splits.items()})
+
+
+def test_the_hash_is_of_shape_classes_images_and_labels(pristine: Dataset) -> None:
     """Written down once more, since models carry it for years."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b'[2, [4, 3, 3], ["a", "b"]]')
     for name in ("train", "validation", "test"):
         split = pristine.splits[name]
-        digest.update(f"{name} {split.images.shape}\n".encode())
-        digest.update(split.images.tobytes())
+        digest.update(f"\n{name} {len(split)}\n".encode())
+        digest.update(b"".join(hashlib.sha256(image.tobytes()).digest() for image in split.images))
         digest.update(split.labels.astype("<i8").tobytes())
     assert pristine.info.content_hash == f"sha256:{digest.hexdigest()}"
 
 
-def test_the_hash_sees_each_pixel_label_and_border_between_splits(pristine: Dataset) -> None:
+def test_the_hash_sees_each_pixel_label_name_and_border_between_splits(pristine: Dataset) -> None:
     plain = {
         name: Split(np.array(split.images), np.array(split.labels)) for name, split in pristine.splits.items()
     }
-    assert content_hash(plain) == pristine.info.content_hash
+    found = {pristine.info.content_hash}
+    assert hash_of(plain) in found
     for name in SPLITS:
         for array in ("images", "labels"):
             changed = {key: Split(split.images.copy(), split.labels.copy()) for key, split in plain.items()}
             getattr(changed[name], array).flat[-1] ^= 1
-            assert content_hash(changed) != pristine.info.content_hash
-    swapped = plain | {"validation": plain["test"], "test": plain["validation"]}
-    assert content_hash(swapped) != pristine.info.content_hash
+            found.add(hash_of(changed))
+    found.add(hash_of(plain | {"validation": plain["test"], "test": plain["validation"]}))
+    found.add(hash_of(plain, classes="ac"))
+    found.add(hash_of(plain, shape=(3, 4, 3)))
+    assert len(found) == 1 + 2 * len(SPLITS) + 3
+
+
+@pytest.mark.parametrize("shard_images", [1, 7, 1000])
+def test_shards_are_the_same_images_under_the_same_hash(
+    pristine: Dataset, tmp_path: Path, shard_images: int
+) -> None:
+    splits = split_up(IMAGES, LABELS)
+    written = write_dataset(
+        tmp_path / "d", name="small", source="random", classes=("a", "b"), splits=splits, shard_images=shard_images
+    )
+    assert written.info.content_hash == pristine.info.content_hash
+    train, plain = written.train.images, pristine.train.images
+    assert isinstance(train, ShardedImages) == (shard_images < len(plain))
+    assert (train.shape, train.dtype, len(train)) == (plain.shape, plain.dtype, len(plain))
+    order = np.random.default_rng(0).permutation(len(plain))
+    for chosen in (
+        3,
+        -1,
+        slice(2, 11),
+        slice(None),
+        slice(9, 2, -2),
+        slice(5, 5),
+        order,
+        order[:0],
+        order - len(plain),
+    ):
+        assert np.array_equal(train[chosen], plain[chosen]), chosen
+    assert np.array_equal(train[written.train.labels == 1], plain[written.train.labels == 1])
+    assert np.array_equal(np.asarray(written.held_out.images), np.asarray(pristine.held_out.images))
+    for wrong in (len(plain), -len(plain) - 1):
+        with pytest.raises(IndexError):
+            train[wrong]
+
+
+def test_a_missing_or_changed_shard_is_noticed(tmp_path: Path) -> None:
+    write_dataset(
+        tmp_path / "d", name="s", source="r", classes=("a", "b"), splits=split_up(IMAGES, LABELS), shard_images=9
+    )
+    shard = tmp_path / "d" / "train" / "images-00001.npy"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(DatasetError, match="has been changed"):
+        Dataset.open(tmp_path / "d")
+    np.save(shard, np.load(shard)[:-1])
+    with pytest.raises(DatasetError, match=r"images-00001\.npy is uint8 \(8, 4, 3, 3\), but .* \(9, 4, 3, 3\)"):
+        Dataset.open(tmp_path / "d")
+    shard.unlink()
+    with pytest.raises(DatasetError, match="train cannot be read"):
+        Dataset.open(tmp_path / "d")
 
 
 def test_the_order_of_the_source_does_not_matter(tmp_path: Path) -> None:
-    raw = random_raw(60)
+    images, labels = random_images(60), np.arange(60) % 2
     order = np.random.default_rng(5).permutation(60)
-    one = prepare_npz(tmp_path / "one", raw.images, raw.labels)
-    other = prepare_npz(tmp_path / "other", raw.images[order], raw.labels[order])
+    one = prepare_npz(tmp_path / "one", images, labels)
+    other = prepare_npz(tmp_path / "other", images[order], labels[order])
     assert one.info == other.info
     assert (tmp_path / "one/data.html").read_text() == (tmp_path / "other/data.html").read_text()
-    reversed_labels = prepare_npz(tmp_path / "third", raw.images, 1 - raw.labels)
+    reversed_labels = prepare_npz(tmp_path / "third", images, 1 - labels)
     assert reversed_labels.info.content_hash != one.info.content_hash
 
 
@@ -127,7 +188,7 @@ def drop_key(folder: Path) -> None:
     [
         drop_key,
         set_json(colour="red"),
-        set_json(schema_version=2),
+        set_json(schema_version=1),
         set_json(counts={"train": 3, "holdout": 4}),
         lambda folder: (folder / "dataset.json").write_text("{"),
         lambda folder: (folder / "dataset.json").write_text("[]"),
@@ -207,9 +268,8 @@ def test_an_archive_under_the_name_of_an_array_is_refused(folder: Path) -> None:
 
 
 def test_an_empty_split_is_not_written(tmp_path: Path) -> None:
-    raw = random_raw(40)
-    splits = split_up(raw)
+    splits = split_up(IMAGES, LABELS)
     splits["test"] = Split(splits["test"].images[:0], splits["test"].labels[:0])
     with pytest.raises(DatasetError, match="no image left for test; give more images or larger shares"):
-        write_dataset(tmp_path / "dataset", name="x", source="x", classes=raw.classes, splits=splits)
+        write_dataset(tmp_path / "dataset", name="x", source="x", classes=("a", "b"), splits=splits)
     assert list(tmp_path.iterdir()) == []

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
-from raw_images import prepare_npz, random_raw
+from raw_images import prepare_npz, random_images
 
 from troika.datasets.contract import Dataset
 from troika.datasets.dvc_hash import dvc_hash
@@ -17,8 +18,7 @@ from troika.datasets.dvc_hash import dvc_hash
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    raw = random_raw(60)
-    return prepare_npz(tmp_path_factory.mktemp("dvc"), raw.images, raw.labels)
+    return prepare_npz(tmp_path_factory.mktemp("dvc"), random_images(60), np.arange(60) % 2)
 
 
 @pytest.fixture(params=["with git", "without git"])

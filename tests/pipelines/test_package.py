@@ -45,6 +45,10 @@ def test_the_forms_defaults_are_those_of_the_parameter_file(package: dict[str, A
     limits = sections["evaluate"]["limits"]
     assert {name: field["defaultValue"] for name, field in form(package).items() if "defaultValue" in field} == {
         "source": sections["prepare_data"]["source"],
+        "data_path": sections["prepare_data"]["path"],
+        "dvc_repo": sections["prepare_data"]["dvc"]["repo"],
+        "dvc_rev": sections["prepare_data"]["dvc"]["rev"],
+        "data_version": sections["prepare_data"]["version"],
         "framework": sections["train"]["framework"],
         "preset": sections["train"]["preset"],
         "steps": sections["train"]["steps"],

@@ -1,103 +1,152 @@
-"""Which images are refused, and which split each of the others belongs to.
+"""Which images are left out because of others or of themselves, and what is wrong with the set as a whole.
 
-Both depend on an image's bytes alone: order, machine and neighbours do not matter, so adding images never
-moves old ones, and equal images can never stand on both sides of a split.
+Works on what was noted of the images (facts.py), not on pixels; files that cannot be decoded are decoding.py's.
 """
-
-import hashlib
-from collections import defaultdict
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from troika.datasets.contract import SPLITS, Images, Split, SplitName
-from troika.datasets.sources import RawImages
-from troika.errors import DatasetError
+from troika.datasets.contract import SPLITS
+from troika.datasets.facts import Facts, is_constant
+from troika.datasets.near_duplicates import Neighbourhood
+from troika.datasets.problems import Finding, Findings
+from troika.datasets.sources.source import ImageSource
 
-Reason = Literal["constant", "duplicate", "contradictory labels"]
+__all__ = ["check_set", "find_copies", "find_near_copies", "is_constant"]
 
-
-@dataclass(frozen=True)
-class Refused:
-    """One image that is left out."""
-
-    index: int
-    """Position in the source."""
-    label: int
-    reason: Reason
-    detail: str
+Indices = NDArray[np.int64]
 
 
-def image_keys(raw: RawImages) -> list[bytes]:
-    """One SHA-256 per image, of its bytes alone."""
-    return [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in raw.images]
+def find_copies(source: ImageSource, facts: Facts, labels: Indices, read: Indices, findings: Findings) -> Indices:
+    """Note constant images, repeated ones, and one picture under several labels; gives what is kept of `read`."""
 
+    def note(index: int, problem: str, detail: str) -> None:
+        name = source.name_of(index)
+        findings.add(Finding(index, name, source.classes[labels[index]], problem, detail))
 
-def is_constant(images: Images) -> NDArray[np.bool_]:
-    """Which of the images (N, H, W, C) are of one grey level or one colour: bool (N,)."""
-    alike: NDArray[np.bool_] = (images == images[:, :1, :1]).all(axis=(1, 2, 3))
-    return alike
-
-
-def find_refused(raw: RawImages, keys: list[bytes]) -> list[Refused]:
-    """Images that training must not see: constant, repeated, or the same picture under different labels."""
-    refused: list[Refused] = []
-    by_key: dict[bytes, list[int]] = defaultdict(list)
-    for index, key in enumerate(keys):
-        by_key[key].append(index)
-    for index in np.flatnonzero(is_constant(raw.images)):
-        value = ", ".join(str(level) for level in raw.images[index, 0, 0])
-        refused.append(Refused(int(index), int(raw.labels[index]), "constant", f"every pixel is {value}"))
-    constant = {entry.index for entry in refused}
-    for indices in by_key.values():
-        if len(indices) == 1 or indices[0] in constant:
+    constant = read[facts.constant[read]]
+    for index in constant.tolist():
+        low, high = facts.lowest[index], facts.highest[index]
+        levels = str(low) if low == high else f"between {low} and {high}, by channel"
+        note(index, "constant", f"all pixels are alike: {levels}")
+    dropped = set(constant.tolist()) if findings.quarantines("constant") else set()
+    for group in _equal(facts, read):
+        if facts.constant[group[0]]:
             continue
-        names = sorted({raw.classes[raw.labels[index]] for index in indices})
+        names = sorted({source.classes[labels[index]] for index in group})
         if len(names) > 1:
-            detail = f"same picture labelled {' and '.join(names)}"
-            refused += [Refused(i, int(raw.labels[i]), "contradictory labels", detail) for i in indices]
+            for index in group:
+                note(index, "contradictory_labels", f"the same picture is labelled {' and '.join(names)}")
+            dropped.update(group if findings.quarantines("contradictory_labels") else ())
         else:
-            detail = f"same as image {indices[0]}"
-            refused += [Refused(i, int(raw.labels[i]), "duplicate", detail) for i in indices[1:]]
-    return sorted(refused, key=lambda entry: entry.index)
+            for index in group[1:]:
+                note(index, "duplicate", f"same as {source.name_of(group[0])}")
+            dropped.update(group[1:] if findings.quarantines("duplicate") else ())
+    return np.array([index for index in read.tolist() if index not in dropped], np.int64) if dropped else read
 
 
-def assign_splits(
-    raw: RawImages, keys: list[bytes], refused: list[Refused], validation_share: float, test_share: float
-) -> dict[SplitName, Split]:
-    """Split what is left by hash, and put each split into an order that does not depend on the source's.
+def _equal(facts: Facts, read: Indices) -> list[list[int]]:
+    """Groups of images with the same key, two at least, each in the source's order."""
+    words = facts.keys[read].view(">u8")
+    order = np.lexsort((read, *words.T))
+    same = (words[order[1:]] == words[order[:-1]]).all(axis=1)
+    groups: list[list[int]] = []
+    for place in np.flatnonzero(same).tolist():
+        index, following = int(read[order[place]]), int(read[order[place + 1]])
+        if groups and groups[-1][-1] == index:
+            groups[-1].append(following)
+        else:
+            groups.append([index, following])
+    return sorted(groups)
+
+
+def find_near_copies(
+    source: ImageSource,
+    facts: Facts,
+    labels: Indices,
+    splits: NDArray[np.int8],
+    kept: Indices,
+    distance: float,
+    findings: Findings,
+) -> Indices:
+    """Note pictures that are almost the same; gives those that are left out.
+
+    Across splits the copy in the less precious one goes: test stays before validation before train, so figures on
+    held-out images stay comparable. Within a split the one with the smaller key stays.
 
     Args:
-        raw: all images of the source.
-        keys: of `image_keys`.
-        refused: of `find_refused`.
-        validation_share: share of images for validation, 0..1.
-        test_share: share of images for test, 0..1.
-
-    Raises:
-        DatasetError: a class has no image in some split.
+        source: for names.
+        facts: of all images.
+        labels: of all images.
+        splits: position in SPLITS of all images.
+        kept: those that are looked at, in the order of their keys, so that the result depends on no other order.
+        distance: between thumbnails, 0 (off) to 0.5.
+        findings: what is found is added.
     """
-    left_out = {entry.index for entry in refused}
-    members: dict[SplitName, list[int]] = {name: [] for name in SPLITS}
-    for index in range(len(keys)):
-        if index in left_out:
-            continue
-        # The first eight bytes decide the split, the rest the order, so neither says anything of the other.
-        position = int.from_bytes(keys[index][:8], "big") / 2**64
-        if position < test_share:
-            members["test"].append(index)
-        elif position < test_share + validation_share:
-            members["validation"].append(index)
-        else:
-            members["train"].append(index)
-    for name, indices in members.items():
-        indices.sort(key=lambda index: keys[index][8:])
-        absent = sorted(set(range(len(raw.classes))) - set(raw.labels[indices].tolist()))
-        if absent:
-            raise DatasetError(
-                f"class {raw.classes[absent[0]]!r} has no image in the {name} split "
-                f"({len(indices)} images); give more images of it or larger shares"
+    if distance == 0:
+        return kept[:0]
+
+    def note(index: int, problem: str, other: int, length: float) -> None:
+        where = SPLITS[splits[other]]
+        detail = f"almost the same as {source.name_of(other)} in {where}, at a distance of {length:.3f}"
+        if labels[other] != labels[index]:
+            detail += f", which is labelled {source.classes[labels[other]]}"
+        findings.add(Finding(index, source.name_of(index), source.classes[labels[index]], problem, detail))
+
+    dropped: set[int] = set()
+    precious = [SPLITS.index("test"), SPLITS.index("validation"), SPLITS.index("train")]
+    for rank, less in enumerate(precious[1:], start=1):
+        more = kept[np.isin(splits[kept], precious[:rank])]
+        near = Neighbourhood(facts.thumbnails, more, distance).nearest(kept[splits[kept] == less])
+        for index, (other, length) in sorted(near.items()):
+            note(index, "leakage", other, length)
+        dropped.update(near if findings.quarantines("leakage") else ())
+    rest = np.array([index for index in kept.tolist() if index not in dropped], np.int64) if dropped else kept
+    place = {int(index): number for number, index in enumerate(rest)}
+    for number in range(len(SPLITS)):
+        mine = rest[splits[rest] == number]
+        near = Neighbourhood(facts.thumbnails, mine, distance).nearest(mine)
+        later = {index: found for index, found in near.items() if place[found[0]] < place[index]}
+        for index, (other, length) in sorted(later.items()):
+            note(index, "near_duplicate", other, length)
+        dropped.update(later if findings.quarantines("near_duplicate") else ())
+    return np.array(sorted(dropped), np.int64)
+
+
+def check_set(
+    source: ImageSource,
+    facts: Facts,
+    labels: Indices,
+    splits: NDArray[np.int8],
+    max_class_ratio: float,
+    findings: Findings,
+) -> tuple[str, ...]:
+    """Note what is wrong with the whole of what is kept; gives the classes that have images.
+
+    Where a class is left out, `labels` are numbered anew, in place.
+    """
+    kept = np.flatnonzero(splits >= 0)
+    counts = np.bincount(labels[kept], minlength=len(source.classes))
+    classes = source.classes
+    if len(kept) and not counts.all():
+        empty = [name for name, count in zip(classes, counts, strict=True) if count == 0]
+        findings.add_of_set("empty_class", f"no usable image of class {', '.join(empty)}")
+        numbers = np.cumsum(counts > 0) - 1
+        labels[kept] = numbers[labels[kept]]
+        classes = tuple(name for name, count in zip(classes, counts, strict=True) if count)
+        counts = counts[counts > 0]
+    if len(counts) and counts.max() > max_class_ratio * counts.min() > 0:
+        large, small = int(counts.argmax()), int(counts.argmin())
+        findings.add_of_set(
+            "class_imbalance",
+            f"class {classes[large]} has {counts[large]:,} images, {classes[small]} only {counts[small]:,}; "
+            f"more than max_class_ratio = {max_class_ratio:g} times as many",
+        )
+    if len(kept):
+        low, high = int(facts.lowest[kept].min()), int(facts.highest[kept].max())
+        if high - low < 32:
+            findings.add_of_set(
+                "value_range",
+                f"the values of all images lie in {low}..{high}; images fill 0..255, so scale them",
             )
-    return {name: Split(raw.images[indices], raw.labels[indices]) for name, indices in members.items()}
+    return classes

@@ -1,27 +1,30 @@
 """The dataset folder: what every step may rely on once `prepare_data` has written it.
 
     dataset/
-      dataset.json            shape, classes, counts, value range, source, content hash
+      dataset.json            shape, classes, counts, levels, origin, content hash
       train/images.npy        uint8, shape (N, H, W, C); C is 1 (grey) or 3 (RGB)
       train/labels.npy        int64, shape (N,), 0 <= label < number of classes
       validation/...  test/...
 
+Past a size limit, the images of a split are shards of the same form: images-00000.npy, images-00001.npy, ...
 Arrays are memory-mapped on reading. Does not decide what a good image is; checks.py does.
 """
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from troika.datasets.keys import Keys, keys_of_files
+from troika.datasets.shards import ShardedImages
 from troika.errors import DatasetError
-from troika.folders import replace_folder
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -30,24 +33,49 @@ Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 
+class Origin(BaseModel):
+    """Where a dataset's images come from, free of paths and secrets of the machine that prepared it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    """The source: digits, idx, folder, npz."""
+    path: str = ""
+    """Name of the file or folder; inside a DVC repository, the path in it."""
+    repo: str | None = None
+    """Git repository that DVC tracks the data in, without user and password."""
+    rev: str | None = None
+    """What was asked for: a tag, a branch or a commit."""
+    commit: str | None = None
+    """The Git commit that `rev` stood for."""
+    dvc_hash: str | None = None
+    """DVC's hash of what lies at `path` in that commit; None if Git itself holds it."""
+
+
 class DatasetInfo(BaseModel):
     """Content of `dataset.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     name: str
     source: str
+    origin: Origin
     shape: tuple[int, int, int]
     classes: tuple[str, ...]
     counts: dict[SplitName, int]
     levels: int
+    shard_images: int = Field(ge=0)
+    """Images in each shard but a split's last; 0: each split is one file."""
     content_hash: str
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 (N, H, W, C) in 0..255 and labels int64 (N,)."""
+    """Images uint8 (N, H, W, C) in 0..255 and labels int64 (N,).
+
+    Of a large split the images are a `ShardedImages`, typed as the array that it behaves as when it is indexed.
+    """
 
     images: Images
     labels: Labels
@@ -71,12 +99,13 @@ class Dataset:
 
     @cached_property
     def held_out(self) -> Split:
-        """Validation and test together: every image that training has not seen."""
+        """Validation and test together: every image that training has not seen. Shards are not loaded."""
         parts = [self.splits["validation"], self.splits["test"]]
-        return Split(
-            images=np.concatenate([part.images for part in parts]),
-            labels=np.concatenate([part.labels for part in parts]),
-        )
+        arrays = [part.images for part in parts]
+        labels = np.concatenate([part.labels for part in parts])
+        if any(isinstance(array, ShardedImages) for array in arrays):
+            return Split(cast(Images, ShardedImages(arrays)), labels)
+        return Split(np.concatenate(arrays), labels)
 
     @classmethod
     def open(cls, folder: Path) -> "Dataset":
@@ -92,73 +121,67 @@ class Dataset:
         except (OSError, ValueError) as error:
             raise DatasetError(f"{folder}/dataset.json is damaged: {error}; run prepare_data again") from None
         splits: dict[SplitName, Split] = {}
+        keys: dict[SplitName, Keys] = {}
         for name in SPLITS:
+            count = info.counts.get(name, 0)
+            files = [folder / name / file for file in image_files(count, info.shard_images)]
             try:
-                images = np.load(folder / name / "images.npy", mmap_mode="r")
+                parts = [np.load(file, mmap_mode="r") for file in files]
                 labels = np.load(folder / name / "labels.npy", mmap_mode="r")
             except (OSError, ValueError, EOFError) as error:
                 raise DatasetError(f"{folder}/{name} cannot be read ({error}); run prepare_data again") from None
-            _check_split(f"{folder}/{name}", images, labels, info, info.counts.get(name, 0))
+            for number, (file, part) in enumerate(zip(files, parts, strict=True)):
+                size = min(info.shard_images, count - number * info.shard_images) if len(files) > 1 else count
+                _check_array(file, part, np.uint8, (size, *info.shape))
+            _check_array(folder / name / "labels.npy", labels, np.int64, (count,))
+            images = parts[0] if len(parts) == 1 else cast(Images, ShardedImages(parts))
             splits[name] = Split(images, labels)
-        found = content_hash(splits)
+            keys[name] = keys_of_files(files, parts)
+        found = content_hash(info.shape, info.classes, keys, {name: splits[name].labels for name in SPLITS})
         if found != info.content_hash:
             raise DatasetError(
-                f"{folder} has been changed: its arrays hash to {found}, dataset.json says {info.content_hash}; "
+                f"{folder} has been changed: it hashes to {found}, dataset.json says {info.content_hash}; "
                 "run prepare_data again"
             )
         return cls(folder, info, splits)
 
 
-def _check_split(where: str, images: object, labels: object, info: DatasetInfo, count: int) -> None:
-    """Raise DatasetError unless both arrays have the type and shape that `dataset.json` promises."""
-    for name, array, dtype, shape in (
-        ("images", images, np.uint8, (count, *info.shape)),
-        ("labels", labels, np.int64, (count,)),
-    ):
-        # np.load takes an archive, too; and the content hash below casts, so it sees no other type.
-        if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
-            found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "no array"
-            raise DatasetError(
-                f"{where}/{name}.npy is {found}, but dataset.json says {np.dtype(dtype)} {shape}; "
-                "run prepare_data again"
-            )
+def image_files(count: int, shard_images: int) -> list[str]:
+    """Names of the files that hold `count` images of a split."""
+    if shard_images == 0 or count <= shard_images:
+        return ["images.npy"]
+    return [f"images-{number:05}.npy" for number in range(-(-count // shard_images))]
 
 
-def content_hash(splits: Mapping[SplitName, Split]) -> str:
-    """`sha256:<hex>` of all images and labels, split by split; the same on any machine."""
-    digest = hashlib.sha256()
-    for name in SPLITS:
-        split = splits[name]
-        digest.update(f"{name} {split.images.shape}\n".encode())
-        digest.update(np.ascontiguousarray(split.images, dtype=np.uint8).data)
-        digest.update(np.ascontiguousarray(split.labels, dtype="<i8").data)
-    return f"sha256:{digest.hexdigest()}"
+def _check_array(path: Path, array: object, dtype: type, shape: tuple[int, ...]) -> None:
+    """Raise DatasetError unless the array has the type and shape that `dataset.json` promises."""
+    # np.load takes an archive, too.
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
+        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "no array"
+        raise DatasetError(
+            f"{path} is {found}, but dataset.json says {np.dtype(dtype)} {shape}; run prepare_data again"
+        )
 
 
-def write_dataset(
-    folder: Path, *, name: str, source: str, classes: tuple[str, ...], splits: Mapping[SplitName, Split]
-) -> Dataset:
-    """Write a dataset folder, whole or not at all, and open it.
+def content_hash(
+    shape: tuple[int, int, int],
+    classes: Sequence[str],
+    keys: Mapping[SplitName, Keys],
+    labels: Mapping[SplitName, Labels],
+) -> str:
+    """`sha256:<hex>` of shape, class names and, split by split, all images and labels in their order.
 
-    Raises:
-        DatasetError: a split is empty.
+    The same on any machine, and however the images are cut into files.
+
+    Args:
+        shape: (H, W, C).
+        classes: names, in the order of labels.
+        keys: SHA-256 of each image, see keys.py.
+        labels: int64 (N,) of each split.
     """
-    empty = [split for split in SPLITS if len(splits[split]) == 0]
-    if empty:
-        raise DatasetError(f"no image left for {', '.join(empty)}; give more images or larger shares")
-    info = DatasetInfo(
-        name=name,
-        source=source,
-        shape=splits["train"].images.shape[1:],
-        classes=classes,
-        counts={split: len(splits[split]) for split in SPLITS},
-        levels=len(np.unique(splits["train"].images)),
-        content_hash=content_hash(splits),
-    )
-    with replace_folder(folder) as new:
-        for split in SPLITS:
-            (new / split).mkdir()
-            np.save(new / split / "images.npy", splits[split].images)
-            np.save(new / split / "labels.npy", splits[split].labels)
-        (new / "dataset.json").write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return Dataset.open(folder)
+    digest = hashlib.sha256(json.dumps([2, list(shape), list(classes)], ensure_ascii=True).encode())
+    for name in SPLITS:
+        digest.update(f"\n{name} {len(keys[name])}\n".encode())
+        digest.update(np.ascontiguousarray(keys[name]).data)
+        digest.update(np.ascontiguousarray(labels[name], dtype="<i8").data)
+    return f"sha256:{digest.hexdigest()}"

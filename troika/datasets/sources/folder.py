@@ -1,0 +1,169 @@
+"""A folder of image files: a class for each sub-folder, or all in one folder and without classes.
+
+Files are decoded by all cores. Files whose name begins with a dot, as file managers leave them, are no images.
+"""
+
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from troika.datasets.contract import Labels, Origin
+from troika.datasets.cores import usable_cores
+from troika.datasets.decoding import Decoded, Form, decode_files, size_of
+from troika.datasets.problems import Finding
+from troika.datasets.sources.settings import SourceParams
+from troika.datasets.sources.source import Block, ColourFoundError, ImageSource, block_images, bounded_map
+from troika.errors import DatasetError, ParameterError
+
+ONE_CLASS = "images"
+"""The class of all images of a folder without sub-folders."""
+_INLINE_FILES = 512
+"""Up to so many files, starting worker processes would cost more than they save."""
+_MOST_FILES_IN_BLOCK = 256
+_LOOKED_AT = 16
+
+
+def open_folder(params: SourceParams) -> ImageSource:
+    """Open a folder; sizes and colour are taken from a look at some headers.
+
+    Raises:
+        ParameterError: no path is given.
+        DatasetError: it is no folder, holds no image, or images both in it and in sub-folders.
+    """
+    if not params.path:
+        raise ParameterError("path: source folder needs the path of a folder of images")
+    root = Path(params.path)
+    if not root.is_dir():
+        raise DatasetError(f"{root} is not a folder; path must name a folder of images")
+    names, labels, classes = _list_files(root)
+    form = _form(params, root, names)
+    name_of = names.__getitem__
+    return ImageSource(
+        origin=Origin(kind="folder", path=root.resolve().name),
+        description=f"folder {root.resolve().name}",
+        classes=classes,
+        count=len(names),
+        shape=(form.size[1], form.size[0], form.channels),
+        blocks=lambda: _blocks(root, names, labels, classes, form),
+        name_of=name_of,
+        reopen_in_colour=lambda: open_folder(params.model_copy(update={"colour": "rgb"})),
+    )
+
+
+def _list_files(root: Path) -> tuple[list[str], Labels, tuple[str, ...]]:
+    """File names within the folder, sorted; the class of each; class names."""
+    entries = sorted((entry for entry in os.scandir(root) if not entry.name.startswith(".")), key=lambda e: e.name)
+    folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    files = [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
+    if folders and files:
+        raise DatasetError(
+            f"{root} holds both folders ({folders[0]}) and files ({files[0]}); "
+            "give a folder with a sub-folder for each class, or one with images alone"
+        )
+    if not folders and not files:
+        raise DatasetError(f"{root} holds no image")
+    if files:
+        return files, np.zeros(len(files), np.int64), (ONE_CLASS,)
+    names: list[str] = []
+    labels: list[int] = []
+    for label, folder in enumerate(folders):
+        mine: list[str] = []
+        for where, below, found in os.walk(root / folder):
+            below[:] = [name for name in below if not name.startswith(".")]
+            inside = os.path.relpath(where, root)
+            mine += [f"{inside}/{name}" for name in found if not name.startswith(".")]
+            mine += [f"{inside}/{name}" for name in below if Path(where, name).is_symlink()]
+        names += sorted(mine)
+        labels += [label] * len(mine)
+    if not names:
+        raise DatasetError(f"{root} holds no image: its folders are empty")
+    return names, np.array(labels, np.int64), tuple(folders)
+
+
+def _form(params: SourceParams, root: Path, names: Sequence[str]) -> Form:
+    if params.image_size:
+        size = (params.image_size, params.image_size)
+    else:
+        found = (size_of(str(root / name), params.max_pixels) for name in names)
+        first = next((header for header in found if header is not None), None)
+        if first is None:
+            raise DatasetError(f"{root} holds no readable image: none of its {len(names)} files is one")
+        size = first
+    grey = Form(size, bool(params.image_size), 1, params.colour == "grey", params.max_pixels, params.policies)
+    if params.colour == "grey":
+        return grey
+    in_colour = replace(grey, channels=3)
+    if params.colour == "rgb":
+        return in_colour
+    # A look at some; if only others are in colour, reading stops there and begins again.
+    spread = [
+        str(root / names[i]) for i in np.linspace(0, len(names) - 1, min(_LOOKED_AT, len(names))).astype(int)
+    ]
+    return in_colour if decode_files(spread, grey).colour else grey
+
+
+def _blocks(
+    root: Path, names: Sequence[str], labels: Labels, classes: Sequence[str], form: Form
+) -> Iterator[Block]:
+    outside = _links_outside(root, names)
+    barred = outside if form.policies.outside_link != "warn" else set()
+    noted = [
+        Finding(i, names[i], classes[labels[i]], "outside_link", "a link to a file outside the folder")
+        for i in sorted(outside)
+    ]
+    usable = np.array([i for i in range(len(names)) if i not in barred], np.int64)
+    step = min(_MOST_FILES_IN_BLOCK, block_images((form.size[1], form.size[0], form.channels)))
+    pieces = [usable[start : start + step] for start in range(0, len(usable), step)]
+    work = partial(_decode_piece, str(root), form)
+    if noted:
+        empty = decode_files([], form)
+        yield Block(empty.images, labels[:0], usable[:0], empty.facts, tuple(noted))
+    if len(usable) <= _INLINE_FILES or usable_cores() == 1:
+        for piece in pieces:
+            yield _block(work([names[i] for i in piece]), piece, names, labels, classes)
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["troika.datasets.decoding"])
+    try:
+        with ProcessPoolExecutor(usable_cores(), mp_context=context) as pool:
+            done = bounded_map(pool, work, ([names[i] for i in piece] for piece in pieces))
+            for piece, decoded in zip(pieces, done, strict=True):
+                yield _block(decoded, piece, names, labels, classes)
+    except BrokenProcessPool:
+        raise DatasetError(
+            f"a process that decodes images of {root} was ended from outside; is there too little memory?"
+        ) from None
+
+
+def _decode_piece(root: str, form: Form, names: list[str]) -> Decoded:
+    return decode_files([os.path.join(root, name) for name in names], form)  # noqa: PTH118 - faster
+
+
+def _block(decoded: Decoded, piece: Labels, names: Sequence[str], labels: Labels, classes: Sequence[str]) -> Block:
+    if decoded.colour:
+        raise ColourFoundError
+    indices = piece[decoded.positions]
+    findings = []
+    for note in decoded.notes:
+        index = int(piece[note.position])
+        findings.append(Finding(index, names[index], classes[labels[index]], note.problem, note.detail))
+    return Block(decoded.images, labels[indices], indices, decoded.facts, tuple(findings), Counter(decoded.sizes))
+
+
+def _links_outside(root: Path, names: Sequence[str]) -> set[int]:
+    """Which files are links (or lie behind one) that lead out of the folder."""
+    inside = root.resolve()
+    found = set()
+    for index, name in enumerate(names):
+        path = root / name
+        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            found.add(index)
+    return found

@@ -1,0 +1,95 @@
+"""What a source of images gives: their number, classes and names, and the images block by block."""
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from troika.datasets.contract import Images, Labels, Origin
+from troika.datasets.cores import usable_cores
+from troika.datasets.facts import Facts, facts_of
+from troika.datasets.problems import Finding
+
+BLOCK_BYTES = 2 * 2**20
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some images of a source."""
+
+    images: Images
+    labels: Labels
+    indices: Labels
+    """Positions in the source."""
+    facts: Facts
+    findings: tuple[Finding, ...] = ()
+    """Problems of single images; those that are not to be used are not among `images`."""
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """(width, height) of the files -> how many."""
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """A source that has been opened."""
+
+    origin: Origin
+    description: str
+    classes: tuple[str, ...]
+    count: int
+    """Images, bad ones included."""
+    shape: tuple[int, int, int]
+    blocks: Callable[[], Iterator[Block]]
+    name_of: Callable[[int], str] = "image {}".format
+    reopen_in_colour: "Callable[[], ImageSource] | None" = None
+    """For a source whose `blocks` may raise ColourFoundError: the same in RGB."""
+
+
+class ColourFoundError(Exception):
+    """A set that looked grey holds an image in colour, so all of it must be read again, in RGB."""
+
+
+def block_images(shape: tuple[int, ...]) -> int:
+    """How many images make a block."""
+    return max(1, min(4096, BLOCK_BYTES // max(1, int(np.prod(shape)))))
+
+
+def examined(pieces: Iterable[tuple[Images, Labels]]) -> Iterator[Block]:
+    """Blocks of arrays that are read one after another; threads look at them meanwhile."""
+
+    def numbered() -> Iterator[tuple[int, Images, Labels]]:
+        start = 0
+        for images, labels in pieces:
+            yield start, images, labels
+            start += len(images)
+
+    def look(item: tuple[int, Images, Labels]) -> Block:
+        start, images, labels = item
+        indices = np.arange(start, start + len(images))
+        return Block(
+            images,
+            labels,
+            indices,
+            facts_of(images),
+            (),
+            Counter({(images.shape[2], images.shape[1]): len(images)}),
+        )
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        yield from bounded_map(pool, look, numbered())
+
+
+def bounded_map(pool: Executor, work: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+    """`work` of each item, in order, with no more items on their way than keep all workers busy."""
+    waiting: deque[Future[Made]] = deque()
+    most = 2 * usable_cores() + 1
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) >= most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
