@@ -120,7 +120,8 @@ def _ours(
     framework: str, compiled: bool, images: np.ndarray[Any, Any], folder: Path
 ) -> Iterator[Callable[[int], None]]:
     from components.step import read_sections
-    from troika.datasets.contract import Split, write_dataset
+    from troika.datasets.contract import Split
+    from troika.datasets.writing import write_dataset
     from troika.models.contract import Machine, Schedule
     from troika.models.gan.batches import Order, latents_of_step
     from troika.models.gan.model import GAN

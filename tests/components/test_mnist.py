@@ -63,4 +63,7 @@ def test_a_folder_of_images_made_of_mnist_is_the_same_dataset(mnist: Path, tmp_p
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
     np.savez(tmp_path / "same.npz", images=images, labels=labels)
-    assert run(tmp_path / "files", tmp_path / "a").content_hash == run(tmp_path / "same.npz", tmp_path / "b").content_hash
+    assert (
+        run(tmp_path / "files", tmp_path / "a").content_hash
+        == run(tmp_path / "same.npz", tmp_path / "b").content_hash
+    )
