@@ -35,6 +35,7 @@ def test_a_checkpoint_says_what_it_was_made_from_and_by(made: Paths) -> None:
     assert lineage["dataset"] == {
         "name": "digits",
         "source": "scikit-learn load_digits",
+        "origin": {"kind": "digits"},
         "content_hash": info.content_hash,
         "dvc_hash": dvc_hash(made.dataset),
         "counts": info.counts,

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from troika.datasets.contract import Dataset, Split, write_dataset
+from troika.datasets.contract import Dataset, Split
+from troika.datasets.writing import write_dataset
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ def dataset_record(dataset: Dataset) -> dict[str, Any]:
     return {
         "name": info.name,
         "source": info.source,
-        "origin": info.origin.model_dump(exclude_none=True),
+        "origin": info.origin.model_dump(exclude_defaults=True),
         "content_hash": info.content_hash,
         "dvc_hash": dvc_hash(dataset.folder),
         "counts": info.counts,
