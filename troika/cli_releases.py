@@ -97,6 +97,7 @@ def releases(
     history = pointer.read_history(remote, environment)
     if not history:
         raise ReleaseError(f"nothing has been released to {environment}")
+    current = pointer.read_release(remote, environment)
     highest = 0
     rows: list[dict[str, Any]] = []
     for number, past in reversed(list(enumerate(history))):
@@ -108,7 +109,7 @@ def releases(
                 "when": past.when.isoformat(timespec="seconds"),
                 "by": past.author,
                 "commit": past.commit,
-                "current": number == 0,
+                "current": number == 0 and past.release == current,
                 "rollback": past.release.version <= highest,
                 "verdict": _verdict_of(past.release),
             }

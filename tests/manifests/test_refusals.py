@@ -11,7 +11,9 @@ import pytest
 import rules
 import schemas
 import yaml
-from rendering import Object, RenderError, pod, render, the
+from click.testing import Result
+from rendering import MANIFESTS, Object, RenderError, pod, render, the
+from typer.testing import CliRunner
 
 # One broken thing each, and words of the complaint.
 
@@ -314,3 +316,37 @@ def test_checkov_refuses_what_it_should(production: list[Object]) -> None:
     found = check.scan({"production": production})
     assert any("Deployment" in problem and "CKV_K8S_8:" in problem for problem in found), found
     assert any("Job" in problem and "CKV_K8S_22:" in problem for problem in found), found
+
+
+def run_check(*arguments: str) -> Result:
+    application = check.typer.Typer()
+    application.command()(check.main)
+    return CliRunner().invoke(application, list(arguments))
+
+
+def test_the_command_names_what_is_wrong_and_fails(
+    monkeypatch: pytest.MonkeyPatch, renders: dict[str, list[Object]]
+) -> None:
+    """checkov is asked above; each question to it takes long."""
+    monkeypatch.setattr(check, "scan", lambda renders: [])
+    monkeypatch.setattr(check, "render_objects", lambda folder: renders[folder.relative_to(MANIFESTS).as_posix()])
+    staging = str(MANIFESTS / "serving" / "overlays" / "staging")
+    assert run_check(staging).exit_code == 0
+    done = run_check(staging, "--deployable")
+    assert (done.exit_code, "signing.pub is empty" in done.output) == (1, True)
+    spoilt = copy.deepcopy(renders["serving/overlays/staging"])
+    pod(spoilt)["hostNetwork"] = True
+    monkeypatch.setattr(check, "render_objects", lambda folder: spoilt)
+    done = run_check(staging)
+    assert (done.exit_code, "Deployment/triton: hostNetwork must not be set" in done.output) == (1, True)
+    monkeypatch.setattr(check, "scan", lambda renders: ["staging.yaml: Pod: CKV_K8S_1"])
+    assert "CKV_K8S_1" in run_check(staging).output
+
+
+def test_ci_never_goes_without_the_schemas_of_custom_resources(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(check.CRDS, raising=False)
+    monkeypatch.delenv("CI", raising=False)
+    assert check.crds() is None
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(SystemExit, match=check.CRDS):
+        check.crds()
