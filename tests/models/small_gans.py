@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from quick import REPOSITORY
 
-from troika.datasets.contract import Dataset, Split, write_dataset
+from troika.datasets.contract import Dataset, Split
+from troika.datasets.writing import write_dataset
 from troika.models.contract import Machine, Schedule
 from troika.models.gan.model import GAN
 from troika.models.gan.settings import GANSettings

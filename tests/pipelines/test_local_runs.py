@@ -65,7 +65,12 @@ def test_a_promoted_model_is_published_released_and_served(
     assert released is not None
     assert released.digest == entry.replace("-", ":")
     assert f"Triton serves {released.digest}" in finished.stdout
-    assert {path.name for path in (home / "output").iterdir()} == {"samples.png", "evaluation.html", "data.html"}
+    assert {path.name for path in (home / "output").iterdir()} == {
+        "samples.png",
+        "evaluation.html",
+        "data.html",
+        "training.html",
+    }
 
 
 def test_what_the_ui_shows_is_small_and_stands_alone(

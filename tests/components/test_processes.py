@@ -1,0 +1,41 @@
+"""Two PyTorch processes on one machine train the model that one process trains with the same batches."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tiny_steps import Paths, run_quietly, write_params
+
+
+def trained(made: Paths, folder: Path, processes: int, batch_size: int = 16) -> Path:
+    folder.mkdir()
+    train = {"processes": processes, "steps": 50, "batch_size": batch_size, "device": "cpu"}
+    status, printed = run_quietly(
+        "train", "--dataset", made.dataset, "--checkpoint", folder / "checkpoint",
+        "--history", folder / "history.jsonl", "--state", folder / "state",
+        "--params", write_params(folder, {"train": train}),
+    )  # fmt: skip
+    assert status == 0, printed
+    return folder
+
+
+def losses(folder: Path) -> np.ndarray:
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return np.array([[line["generator_loss"], line["discriminator_loss"]] for line in lines])
+
+
+def weights(folder: Path) -> np.ndarray:
+    tensors = load_file(folder / "checkpoint" / "model" / "generator.safetensors")
+    return np.concatenate([tensors[name].ravel() for name in sorted(tensors)])
+
+
+def test_two_processes_share_one_global_batch(made: Paths, tmp_path: Path) -> None:
+    one, two = trained(made, tmp_path / "one", 1), trained(made, tmp_path / "two", 2)
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+    apart = np.abs(weights(two) - weights(one)).max()
+    assert apart < 1e-3
+    # The control: half of the batch alone gives another model.
+    half = trained(made, tmp_path / "half", 1, batch_size=8)
+    assert np.abs(weights(half) - weights(one)).max() > 10 * apart
