@@ -23,8 +23,9 @@ help: ## List the targets
 
 install: $(READY) ## Make the virtual environment (other targets do so by themselves)
 
-run: $(READY) ## The whole job: digits, a judged GAN, a release, images from Triton. FRAMEWORK=tensorflow PRESET=article
-	@troika run $(if $(FRAMEWORK),--framework "$(FRAMEWORK)") $(if $(PRESET),--preset "$(PRESET)") $(ARGS)
+# DATASET: a folder of IDX files or of images, or a .npz file; with REPO and REV, the path in a DVC-tracked repository.
+run: $(READY) ## The whole job: data, a judged GAN, a release, images. DATASET=path MODEL=name [REPO=url REV=tag PREVIOUS=tag] FRAMEWORK=tensorflow PRESET=article
+	@troika run $(if $(FRAMEWORK),--framework "$(FRAMEWORK)") $(if $(PRESET),--preset "$(PRESET)") $(if $(DATASET),--dataset "$(DATASET)") $(if $(REPO),--repo "$(REPO)") $(if $(REV),--rev "$(REV)") $(if $(PREVIOUS),--previous "$(PREVIOUS)") $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
 serve: $(READY) ## Keep the released model up with Triton. ARGS="--http-port 8000"
 	@troika serve $(ARGS)

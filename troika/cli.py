@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from troika import cli_kubeflow, cli_monitor, cli_releases
+from troika.cli_data import DatasetPath, ModelName, Previous, Repo, Rev, data_changes, set_version
 from troika.cli_parameters import PARAMS, Changes, ParamsFile, read_parameters
 from troika.errors import TroikaError
 
@@ -62,6 +63,11 @@ def run(
     framework: Annotated[str | None, typer.Option(help="What trains it: pytorch or tensorflow.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of training.")] = None,
+    dataset: DatasetPath = None,
+    repo: Repo = None,
+    rev: Rev = None,
+    previous: Previous = None,
+    model: ModelName = None,
     changes: Changes = None,
     params: ParamsFile = PARAMS,
     output: Annotated[Path, typer.Option(help="Folder for the picture and the reports.")] = Path("output"),
@@ -84,7 +90,9 @@ def run(
 
         started = time.monotonic()
         form = {"framework": framework, "preset": preset, "steps": steps, "seed": seed}
-        sections = read_parameters(params, changes, {k: v for k, v in form.items() if v is not None})
+        given = [*data_changes(dataset, repo, rev, previous, model), *(changes or [])]
+        sections = read_parameters(params, given, {k: v for k, v in form.items() if v is not None})
+        set_version(sections, files=True)
         check_writable(home, "--home")
         check_writable(output, "--output")
         for product in _PRODUCTS:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from troika.cli_data import set_version
 from troika.cli_parameters import PARAMS, Changes, ParamsFile, read_parameters
 
 ClusterFile = Annotated[
@@ -71,7 +72,9 @@ def submit(
 
     with TemporaryDirectory(prefix="troika-submit-") as scratch:
         package = Path(scratch) / "pipeline.yaml"
-        compile_pipeline(package, image, read_parameters(params, changes, {}), read_cluster(cluster))
+        sections = read_parameters(params, changes, {})
+        set_version(sections, files=False)
+        compile_pipeline(package, image, sections, read_cluster(cluster))
         kubeflow = Kubeflow(host, namespace, service_account)
         version = kubeflow.upload(package)
     typer.echo(f"{version.name} {'uploaded' if version.new else 'is there already'}")

@@ -1,0 +1,83 @@
+"""How `troika run` is told of a data set, and how a cached result is kept from standing for changed data."""
+# ruff: noqa: PLC0415
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from troika.errors import ParameterError
+
+DatasetPath = Annotated[
+    str | None,
+    typer.Option("--dataset", help="IDX files, a folder of images, or .npz; with --repo, the path inside it."),
+]
+Repo = Annotated[str | None, typer.Option(help="DVC-tracked Git repository, URL or folder, that holds --dataset.")]
+Rev = Annotated[str | None, typer.Option(help="Tag, branch or commit of --repo.")]
+Previous = Annotated[
+    str | None, typer.Option(help="Compare the data with: another revision of --repo, or a dataset folder.")
+]
+ModelName = Annotated[str | None, typer.Option("--model", help="Name under which Triton serves the model.")]
+
+
+def data_changes(
+    dataset: str | None, repo: str | None, rev: str | None, previous: str | None, model: str | None
+) -> list[str]:
+    """The options as changes to the parameter file, such as `prepare_data.source=auto`.
+
+    Raises:
+        ParameterError: --repo or --rev stands without what it belongs to.
+    """
+    if repo and not (dataset and rev):
+        raise ParameterError(
+            "--repo: give --dataset, the path inside the repository, and --rev, a tag or commit, too"
+        )
+    if rev and not repo:
+        raise ParameterError("--rev: give --repo, the DVC-tracked Git repository that it is a revision of, too")
+    values: dict[str, str] = {}
+    if dataset:
+        values["prepare_data.source"] = "auto"
+        values["prepare_data.path"] = dataset if repo else str(Path(dataset).absolute())
+    if repo and rev:
+        values["prepare_data.dvc.repo"] = str(Path(repo).absolute()) if Path(repo).is_dir() else repo
+        values["prepare_data.dvc.rev"] = rev
+    if previous:
+        values["prepare_data.previous"] = previous if repo else str(Path(previous).absolute())
+    if model:
+        values["export_model.model_name"] = model
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+
+
+def set_version(sections: dict[str, dict[str, Any]], *, files: bool) -> None:
+    """Fill in `prepare_data.version`, so that Kubeflow's cache sees that data have changed.
+
+    For DVC it is the commit that the revision stands for now; for files, where `files` says that they lie on this
+    machine, a hash of names, sizes and times.
+
+    Raises:
+        DatasetError: the repository or the revision cannot be read.
+    """
+    data = sections["prepare_data"]
+    if data["version"]:
+        return
+    if data["dvc"]["repo"]:
+        from troika.datasets.dvc_source import resolve
+
+        data["version"] = resolve(data["dvc"]["repo"], data["dvc"]["rev"])
+    elif data["path"] and files:
+        data["version"] = _state_of(Path(data["path"]))
+
+
+def _state_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    paths = (
+        [path] if not path.is_dir() else sorted(Path(at, name) for at, _, names in os.walk(path) for name in names)
+    )
+    for file in paths:
+        if file.exists():
+            state = file.stat()
+            digest.update(f"{file.relative_to(path)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
