@@ -1,11 +1,13 @@
 """The guide on versions, as it stands, with a real Git repository and a server that speaks S3; then two runs."""
 
+import gc
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +23,17 @@ from troika.errors import DatasetError, ParameterError
 
 GUIDE = (REPOSITORY / "docs" / "guides" / "data-versions.md").read_text("utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", GUIDE, re.DOTALL)
+
+# DVC leaves files of its clones open where it fails; they are closed here, so that no later test is told.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,7 @@ def test_what_the_ui_shows_is_small_and_stands_alone(
     (card,) = (home / "home" / "runs").glob("*/export-model/card")
     assert card.read_text().startswith("# Model card: digits")
     pages = [*(home / "home" / "runs").glob("*/*/report"), card]
-    assert len(pages) == 3
+    assert len(pages) == 4
     for page in pages:
         assert page.stat().st_size < 2_000_000
         assert not re.search(r"(src|href)=[\"'](?!data:|#)", page.read_text())
@@ -127,7 +127,11 @@ def test_a_generator_of_noise_is_rejected_and_stops_before_the_store(
     assert "Traceback" not in finished.stdout + finished.stderr
     assert stored(home) == []
     assert read_release(home / "home" / "releases.git", "local") is None
-    assert {path.name for path in (home / "output").iterdir()} == {"evaluation.html", "data.html"}
+    assert {path.name for path in (home / "output").iterdir()} == {
+        "evaluation.html",
+        "training.html",
+        "data.html",
+    }
 
 
 def test_a_rejection_after_a_release_leaves_the_release_alone(
