@@ -112,7 +112,7 @@ def released(
     """A signed model in a bucket, released to production; what that renders to; the pod's secrets and keys."""
     folder = tmp_path_factory.mktemp("released")
     bundle = tiny_bundle(folder / "bundle")
-    with s3_server() as endpoint:
+    with s3_server() as server:
         entry = publish(
             bundle, {"decision": "promote", "bundle_digest": bundle.digest}, "s3://models", keys["trusted.pem"]
         )
@@ -131,7 +131,7 @@ def released(
         files = {
             "model-store-read": {
                 "credentials": "[default]\naws_access_key_id = key\naws_secret_access_key = secret\n",
-                "config": f"[default]\nregion = us-east-1\nendpoint_url = {endpoint}\n",
+                "config": f"[default]\nregion = us-east-1\nendpoint_url = {server.endpoint}\n",
             },
             "model-verify-key": {"signing.pub": keys["trusted.pub"].read_text()},
         }
