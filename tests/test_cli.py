@@ -41,7 +41,7 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
         ("train.steps=0", ["steps", "greater than 0"]),
         ("train.steps=many", ["steps", "integer", "'many'"]),
         ("train.stepps=10", ["stepps: unknown key", "known keys", "batch_size"]),
-        ("train.preset=stylegan", ["preset", "'stylegan'", "article, r3gan"]),
+        ("train.preset=stylegan", ["preset", "'stylegan'", "article, dcgan, r3gan"]),
         ("train.family=vae", ["family", "'vae'", "gan"]),
         ("train.framework=jax", ["framework", "'jax'", "pytorch"]),
         ("train.seed=-1", ["seed", "greater than or equal to 0"]),
