@@ -43,3 +43,15 @@ def serve_image(host: str) -> str:
         "--build-arg", f"CODE_COMMIT={COMMIT}", REPOSITORY,
     )  # fmt: skip
     return "troika-serve:test"
+
+
+@pytest.fixture(scope="session")
+def probe_image(host: str) -> str:
+    base = base_image(host)
+    builder = builder_image(host, base, "troika-test-builder:1")
+    run(
+        host, "build", "--network=host", "--file", REPOSITORY / "Dockerfile.probe", "--tag", "troika-probe:test",
+        "--build-arg", f"BASE_IMAGE={base}", "--build-arg", f"BUILD_IMAGE={builder}",
+        "--build-arg", f"CODE_COMMIT={COMMIT}", REPOSITORY,
+    )  # fmt: skip
+    return "troika-probe:test"
