@@ -108,6 +108,13 @@ def test_a_device_that_is_not_here_is_refused_by_name(
         )
 
 
+def test_compiling_is_refused_not_ignored(digits: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match=r"^compile: on is for tensorflow"):
+        PyTorchGAN.fit(
+            digits, "r3gan", small_settings("r3gan"), schedule(), Machine(compile="on"), tmp_path, lambda _: None
+        )
+
+
 def test_bfloat16_passes_train_float32_weights(digits: Dataset, tmp_path: Path) -> None:
     made = [
         PyTorchGAN.fit(

@@ -1,7 +1,7 @@
 """One step of GAN training in PyTorch: discriminator, generator, moving average.
 
-Float32 and fused Adam on a CPU; on a GPU bfloat16 passes, channels-last, and steps replayed as CUDA graphs, each
-with a logged fallback to plain steps where it cannot be had.
+Fused Adam; on a GPU bfloat16 passes and channels-last, which no GPU has run yet. Nothing is compiled, nor captured
+as a CUDA graph: PyTorch 2.13 cannot compile a gradient penalty's gradient of a gradient.
 """
 
 import logging

@@ -52,6 +52,8 @@ class PyTorchGAN(GAN):
         cls, dataset: Dataset, spec: ModelSpec, settings: GANSettings, schedule: Schedule, machine: Machine
     ) -> Iterator[Backend]:
         """See GAN."""
+        if machine.compile == "on":
+            raise ParameterError("compile: on is for tensorflow; PyTorch's step is not compiled, say auto or off")
         device = choose_device(machine.device)
         precision = choose_precision(machine.precision, device)
         # The caller's random state and threads are as before afterwards; cuDNN is held to repeatable kernels.
