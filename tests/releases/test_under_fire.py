@@ -5,6 +5,7 @@ the old release are answered with its golden images. That is asserted at its end
 test_under_fire_crashes.py; docs/release-under-fire.md lists all scenarios.
 """
 
+import hashlib
 import itertools
 import json
 import os
@@ -40,8 +41,11 @@ RELEASE_PARAMS = ReleaseModelParams(branch="main", attempts=5, golden_test=True)
 def release_by_the_step(scene: Scene, bundle: Bundle) -> None:
     """Publish and release as the pipeline does, with the test on a real Triton."""
     verdict = scene.folder / "verdict.json"
-    verdict.write_text(json.dumps(promote(bundle)))
-    publish_model(bundle.folder, verdict, scene.folder / "published.json", str(scene.store))
+    reference = scene.folder / "reference.npz"
+    reference.write_bytes(b"what it was measured against")
+    measured_against = f"sha256:{hashlib.sha256(reference.read_bytes()).hexdigest()}"
+    verdict.write_text(json.dumps({**promote(bundle), "reference_sha256": measured_against}))
+    publish_model(bundle.folder, verdict, reference, scene.folder / "published.json", str(scene.store))
     release_model(
         scene.folder / "published.json",
         scene.folder / "release.json",
