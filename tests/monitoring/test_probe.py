@@ -76,6 +76,35 @@ def test_a_model_that_keeps_its_promise(world: World, triton: TritonServer) -> N
     assert sample("troika_probe_quality_images_total", model="tiny", digest=digest) == 200
 
 
+def test_every_window_has_the_class_mix_that_the_gate_asked_for(
+    world: World, triton: TritonServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the mix of chance is measured as class balance and distance, and a healthy model drifts."""
+    windows: list[np.ndarray] = []
+    figures = Reference.figures
+
+    def noted(self: Reference, images: np.ndarray, labels: np.ndarray | None) -> dict[str, float]:
+        assert labels is not None
+        assert len(images) == len(labels) == BATCH_SIZE
+        mix, cycles = np.bincount(self.labels, minlength=self.classes), BATCH_SIZE / len(self.labels)
+        windows.append(np.bincount(labels, minlength=self.classes))
+        # As often as each held-out image's label comes, if they are asked for in turns.
+        assert (windows[-1] >= np.floor(cycles) * mix).all()
+        assert (windows[-1] <= np.ceil(cycles) * mix).all()
+        return figures(self, images, labels)
+
+    monkeypatch.setattr(Reference, "figures", noted)
+    probe, _ = make_probe(world, address_of(triton), images=48)
+    for number in range(13):
+        if number == 5:  # a round that fails asks for nothing that would be missing later
+            with monkeypatch.context() as closed:
+                closed.setattr(probe, "target", Target("127.0.0.1:1", address_of(triton), timeout=1.0))
+                probe.round()
+        probe.round()
+    assert len(windows) == 3
+    assert (np.array(windows) == windows[0]).all()
+
+
 def test_a_worse_model_shows(world: World, tmp_path: Path) -> None:
     bad = worse(tmp_path / "worse")
     with TritonServer(bad.folder, exit_seconds=0) as server:

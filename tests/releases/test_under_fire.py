@@ -154,9 +154,12 @@ def swap_two_files(scene: Scene, entry: Path) -> None:
     replace(one, contents[1])
 
 
-def swap_graphs_of_two_models(scene: Scene, entry: Path) -> None:
+def take_another_models_graph(scene: Scene, entry: Path) -> None:
     (graph,) = entry.glob("graph_repository/*/1/model.onnx")
-    replace(graph, graph.read_bytes() + b"\0")
+    other = tiny_bundle(scene.folder / "other", conditional=False, model="other")
+    (foreign,) = other.folder.glob("graph_repository/*/1/model.onnx")
+    assert foreign.read_bytes() != graph.read_bytes()
+    replace(graph, foreign.read_bytes())
 
 
 def take_the_other_models_manifest(scene: Scene, entry: Path) -> None:
@@ -185,7 +188,7 @@ def replace(path: Path, content: bytes) -> None:
         (truncate, "golden.npz"),
         (lose, "golden.npz"),
         (swap_two_files, r"golden\.npz|parity\.json"),
-        (swap_graphs_of_two_models, "model.onnx"),
+        (take_another_models_graph, "model.onnx"),
         (take_the_other_models_manifest, "manifest.json"),
         (add_a_version, "model_repository/tiny/2/model.py"),
         (link_out, "golden.npz"),

@@ -16,7 +16,13 @@ from troika.params import Params
 from troika.quality.evaluator import Evaluator
 from troika.quality.gate import NOT_APPLICABLE, Measure
 from troika.quality.generator import OnnxGenerator
-from troika.quality.measures import frechet_distance, t_interval, total_variation, wilson_interval
+from troika.quality.measures import (
+    frechet_distance,
+    labels_to_ask_for,
+    t_interval,
+    total_variation,
+    wilson_interval,
+)
 
 
 class SampleParams(Params):
@@ -68,7 +74,7 @@ def measure(generator: OnnxGenerator, dataset: Dataset, evaluator: Evaluator, sa
     kept_labels: list[Labels] = []
     for batch in range(samples.batches):
         seeds = samples.seed + np.arange(batch * samples.batch_size, (batch + 1) * samples.batch_size)
-        labels = np.resize(rng.permutation(held_out.labels), samples.batch_size)
+        labels = labels_to_ask_for(held_out.labels, samples.batch_size, rng)
         images = generator.draw(seeds, labels)
         constant += int(is_constant(images).sum())
         features, seen = evaluator.look_at(to_levels(images, levels))

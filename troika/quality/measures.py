@@ -10,6 +10,14 @@ Floats = NDArray[np.float32] | NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 
+def labels_to_ask_for(held_out: Counts, size: int, rng: np.random.Generator) -> Counts:
+    """Labels (size,) in random order with the class mix of the held-out ones (N,), as near as can be.
+
+    Drawn one by one they would have a mix of their own, whose distance from the right one says nothing of a model.
+    """
+    return np.resize(rng.permutation(held_out), size)
+
+
 def frechet_distance(features: Floats, reference: Floats) -> float:
     """Fréchet distance between Gaussians fitted to two sets of features (N, D) and (M, D); >= 0, 0 = equal.
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from troika.errors import ParameterError, ReleaseError, ServerError, StoreError, TroikaError
+from troika.quality.measures import labels_to_ask_for
 from troika.serving.client import Client, Generated
 from troika.serving.golden import TOLERANCE, GoldenAnswers
 from troika.serving.probe_metrics import ProbeMetrics, replace_all
@@ -53,15 +54,39 @@ class _Window:
     images: list[NDArray[np.uint8]] = field(default_factory=list)
     labels: list[NDArray[np.int64]] = field(default_factory=list)
 
-    def take(self, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None] | None:
-        """`size` images with their labels, which are gone then; None while there are fewer."""
+    def take(
+        self, size: int, mix: NDArray[np.int64] | None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None] | None:
+        """`size` images with their labels, which are gone then; None while there are fewer.
+
+        Args:
+            size: how many.
+            mix: how many of each label, (classes,), `size` in all; None for a model without labels.
+        """
         if sum(map(len, self.images)) < size:
             return None
         images = np.concatenate(self.images)
-        labels = np.concatenate(self.labels) if self.labels else None
-        self.images = [images[size:]]
-        self.labels = [] if labels is None else [labels[size:]]
-        return images[:size], None if labels is None else labels[:size]
+        if mix is None:
+            self.images = [images[size:]]
+            return images[:size], None
+        labels = np.concatenate(self.labels)
+        taken = np.concatenate([np.flatnonzero(labels == label)[:count] for label, count in enumerate(mix)])
+        if len(taken) < size:
+            return None
+        self.images, self.labels = [np.delete(images, taken, axis=0)], [np.delete(labels, taken)]
+        return images[taken], labels[taken]
+
+
+@dataclass
+class _Plan:
+    """Which labels are asked for: those of one window, over and over, so that each has the gate's class mix."""
+
+    labels: NDArray[np.int64]
+    asked: int = 0
+
+    def following(self, count: int) -> NDArray[np.int64]:
+        """The next ones; `asked` moves on once they have been answered."""
+        return np.take(self.labels, range(self.asked, self.asked + count), mode="wrap")
 
 
 class QualityProbe:
@@ -94,6 +119,7 @@ class QualityProbe:
         self._promised: Promised | None = None
         self._golden: dict[str, GoldenAnswers] = {}
         self._windows: dict[str, _Window] = {}
+        self._plan: _Plan | None = None
         self._store_up = False
         self._said: dict[str, str] = {}
         self._random = np.random.default_rng()
@@ -133,7 +159,7 @@ class QualityProbe:
                 f"{promise.environment} should serve {promise.model} {promise.version}, {promise.digest}",
                 flush=True,
             )
-            self._promise, self._promised, self._windows = promise, None, {}
+            self._promise, self._promised, self._windows, self._plan = promise, None, {}, None
             metrics.expect(promise.model)
         release = (promise.environment, promise.model, promise.digest, promise.version, self._source.name)
         replace_all(metrics.release, {release: 1})
@@ -184,18 +210,23 @@ class QualityProbe:
         promised = self._promised
         if promised is None:
             return
+        size, reference = promised.window_images, promised.reference
         with self._client(self.target.service) as client:
-            labels = None
+            labels = mix = None
             if client.model.conditional:
-                labels = self._random.choice(promised.reference.labels, self._images)
+                if self._plan is None:
+                    self._plan = _Plan(labels_to_ask_for(reference.labels, size, self._random))
+                labels = self._plan.following(self._images)
+                mix = np.bincount(self._plan.labels, minlength=reference.classes)
             made = client.generate(self._images, seed=secrets.randbelow(_SEEDS), labels=labels)
+        if self._plan is not None:
+            self._plan.asked += self._images
         self._metrics.quality_images.labels(self._model(), made.model_digest).inc(len(made.images))
         window = self._windows.setdefault(made.model_digest, _Window())
         window.images.append(made.images)
         if made.labels is not None:
             window.labels.append(made.labels)
-        full = window.take(promised.window_images)
-        if full is not None:
+        while (full := window.take(size, mix)) is not None:
             self._measure(made.model_digest, promised, *full)
 
     def _measure(
