@@ -131,6 +131,18 @@ def test_the_page_shows_every_trial_and_escapes_what_it_shows(tmp_path: Path) ->
     assert "&lt;b&gt;" in page
 
 
+def test_the_page_puts_what_is_promoted_first_and_writes_whole_numbers_whole(tmp_path: Path) -> None:
+    def of(steps: float, value: float, decision: str) -> dict[str, Any]:
+        metrics = {"frechet_distance": value, "promoted": float(decision == "promote")}
+        return {"point": {"train": {"steps": steps}}, "decision": decision, "metrics": metrics}
+
+    trials = [of(100.0, 1.0, "reject"), of(200.0, 3.0, "promote"), of(300.0, 2.0, "promote")]
+    write_comparison(tmp_path / "page.html", trials, 2, "frechet_distance", "minimize")
+    page = (tmp_path / "page.html").read_text()
+    assert re.findall(r"<td>([123]00)</td>", page) == ["300", "200", "100"]
+    assert "promoted</th>" not in page
+
+
 RUN = """
 import json, sys
 from pathlib import Path

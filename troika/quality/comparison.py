@@ -37,7 +37,8 @@ def write_comparison(path: Path, trials: Sequence[Mapping[str, Any]], best: int,
     """Write the page, self-contained HTML."""
     changed = [dict(_flat(trial["point"])) for trial in trials]
     parameters = sorted({name for point in changed for name in point})
-    metrics = sorted({name for trial in trials for name in trial["metrics"]} - {metric})
+    # The verdict has a column of its own.
+    metrics = sorted({name for trial in trials for name in trial["metrics"]} - {metric, "promoted"})
     sign = 1 if goal == "minimize" else -1
     rows = sorted(
         (
@@ -45,13 +46,13 @@ def write_comparison(path: Path, trials: Sequence[Mapping[str, Any]], best: int,
                 "number": number,
                 "best": number == best,
                 "decision": trial["decision"],
-                "point": [changed[number].get(name, "") for name in parameters],
+                "point": [_whole(changed[number].get(name, "")) for name in parameters],
                 "metrics": [_shown(trial["metrics"].get(name)) for name in [metric, *metrics]],
                 "order": sign * float(trial["metrics"].get(metric, math.inf * sign)),
             }
             for number, trial in enumerate(trials)
         ),
-        key=lambda row: (not row["best"], row["order"]),
+        key=lambda row: (not row["best"], row["decision"] != "promote", row["order"]),
     )
     write_page(
         path,
@@ -69,6 +70,11 @@ def _flat(point: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     for key, value in point.items():
         found += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
     return found
+
+
+def _whole(value: Any) -> Any:
+    # Kubeflow hands over 300 as 300.0.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _shown(value: Any) -> str:
