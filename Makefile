@@ -2,8 +2,8 @@
 SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV ?= .venv
-# Processes among which the tests are shared; many of them wait for servers to start.
-JOBS ?= 3
+# Processes among which the tests are shared. With more than there are cores, the whole main job comes near its time-out.
+JOBS ?= 2
 BIN := $(abspath $(VENV))/bin
 READY := $(VENV)/.ready
 WHEELS := $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)")
@@ -45,7 +45,7 @@ doctor: $(READY) ## Look at all that a run needs. ARGS="--kubeflow http://localh
 repro: $(READY) ## The same steps as cached DVC stages. ARGS="evaluate"
 	@dvc repro $(ARGS)
 
-test: $(READY) ## The whole test suite. JOBS=3 ARGS="-k gate"
+test: $(READY) ## The whole test suite. JOBS=2 ARGS="-k gate"
 	@python -m pytest --numprocesses $(JOBS) --no-loadscope-reorder $(ARGS)
 
 check: $(READY) ## Lint, format, types, import contract, Dockerfiles, manifests
