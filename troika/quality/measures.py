@@ -1,12 +1,15 @@
 """Distances and intervals, on plain arrays. Knows nothing of models, datasets or limits."""
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-Floats = NDArray[np.float32] | NDArray[np.float64]
+from troika.quality.rows import Floats, blocks, check_pair, check_rows
+
 Counts = NDArray[np.int64]
 
 
@@ -21,22 +24,139 @@ def labels_to_ask_for(held_out: Counts, size: int, rng: np.random.Generator) -> 
 def frechet_distance(features: Floats, reference: Floats) -> float:
     """Fréchet distance between Gaussians fitted to two sets of features (N, D) and (M, D); >= 0, 0 = equal.
 
-    |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), Heusel et al. 2017 (arXiv 1706.08500). The trace of the root is
-    that of the symmetric matrix S1^(1/2) S2 S1^(1/2), so symmetric eigenvalues suffice: no matrix square root of a
-    product, no complex numbers, finite for constant or too few features.
+    |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), Heusel et al. 2017 (arXiv 1706.08500). With S2 = L L^T, the
+    trace of the root is that of the symmetric matrix L^T S1 L, so symmetric eigenvalues suffice: no matrix square
+    root of a product, no complex numbers, finite for constant or too few features.
+
+    Raises:
+        ValueError: fewer than 2 rows on a side, different features, NaN or infinity.
     """
-    first, second = np.asarray(features, np.float64), np.asarray(reference, np.float64)
-    if len(first) < 2 or len(second) < 2:
-        raise ValueError(f"at least 2 rows are needed on each side, not {len(first)} and {len(second)}")
-    mean_gap = first.mean(axis=0) - second.mean(axis=0)
-    covariance_1 = np.atleast_2d(np.cov(first, rowvar=False))
-    covariance_2 = np.atleast_2d(np.cov(second, rowvar=False))
-    values, vectors = np.linalg.eigh(covariance_1)
-    root_1 = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-    product = np.linalg.eigvalsh(root_1 @ covariance_2 @ root_1)
-    trace_of_root = np.sqrt(np.clip(product, 0, None)).sum()
-    distance = mean_gap @ mean_gap + np.trace(covariance_1) + np.trace(covariance_2) - 2 * trace_of_root
-    return max(float(distance), 0.0)
+    check_pair("generated", features, "real", reference, 2)
+    return _distance_to(_Moments.of(reference))(_Moments.of(features))
+
+
+def frechet_distance_at_infinity(batches: Sequence[Floats], reference: Floats) -> float:
+    """What the Fréchet distance would be for infinitely many generated rows, >= 0.
+
+    A straight line in 1/N through the distances of pools of 1, 2, 4, ... batches and of all of them (Chong and
+    Forsyth 2020, arXiv 1911.07023); of each size, the mean over as many disjoint pools as there are. Only the
+    bias of the generated side is gone: that of the finite reference stays, as in the floor of real against real.
+
+    Args:
+        batches: two or more fresh, independent batches of features (N, D), all of one size.
+        reference: features (M, D).
+
+    Raises:
+        ValueError: fewer than 2 batches, batches of different sizes, or see `frechet_distance`.
+    """
+    if len(batches) < 2 or len({len(batch) for batch in batches}) > 1:
+        raise ValueError(
+            f"batches: at least 2 of one size are needed, not sizes {[len(batch) for batch in batches]}"
+        )
+    for number, batch in enumerate(batches):
+        check_pair(f"generated batch {number}", batch, "real", reference, 2)
+    distance = _distance_to(_Moments.of(reference))
+    moments = [_Moments.of(batch) for batch in batches]
+    sizes = [2**power for power in range(len(batches).bit_length()) if 2**power < len(batches)] + [len(batches)]
+    means = []
+    for size in sizes:
+        starts = range(0, len(batches) - size + 1, size)
+        means.append(np.mean([distance(_Moments.joined(moments[start : start + size])) for start in starts]))
+    inverse = 1 / (np.array(sizes) * len(batches[0]))
+    _slope, at_infinity = np.polyfit(inverse / inverse[0], np.array(means), 1)
+    return max(float(at_infinity), 0.0)
+
+
+def feature_scale(reference: Floats) -> float:
+    """Trace of the covariance of features (M, D), M >= 2: the Fréchet distance of always the average row."""
+    check_rows("real", reference, 2)
+    return float(np.asarray(reference, np.float64).var(axis=0, ddof=1).sum())
+
+
+def kernel_distance(features: Floats, reference: Floats) -> float:
+    """Kernel distance (KID) between features (N, D) and (M, D): in the mean 0 for equal distributions, else > 0.
+
+    Unbiased squared maximum mean discrepancy with kernel (x y / D + 1)^3, over whole sets, not random subsets
+    (Bińkowski et al. 2018, arXiv 1801.01401). Since it is unbiased, it may lie a little below 0.
+
+    Raises:
+        ValueError: fewer than 2 rows on a side, different features, NaN or infinity.
+    """
+    check_pair("generated", features, "real", reference, 2)
+    one, other = np.asarray(features, np.float64), np.asarray(reference, np.float64)
+    return _kernel_mean(one) + _kernel_mean(other) - 2 * _kernel_sum(one, other) / (len(one) * len(other))
+
+
+def _kernel_sum(one: Floats, other: Floats) -> float:
+    total = 0.0
+    for part in blocks(len(one), len(other)):
+        values = one[part] @ other.T
+        values /= one.shape[1]
+        values += 1
+        total += float(np.vdot(values * values, values))
+    return total
+
+
+def _kernel_mean(rows: Floats) -> float:
+    """Mean kernel of two different rows."""
+    alone = (np.einsum("nd,nd->n", rows, rows) / rows.shape[1] + 1) ** 3
+    return (_kernel_sum(rows, rows) - float(alone.sum())) / (len(rows) * (len(rows) - 1))
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Count, mean (D,) and scatter (D, D), the covariance times count - 1."""
+
+    count: int
+    mean: NDArray[np.float64]
+    scatter: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rows: Floats) -> "_Moments":
+        values = np.asarray(rows, np.float64)
+        mean = values.mean(axis=0)
+        values = values - mean
+        return cls(len(values), mean, values.T @ values)
+
+    @classmethod
+    def joined(cls, parts: Sequence["_Moments"]) -> "_Moments":
+        """Of all rows together (Chan et al. 1979)."""
+        count = sum(part.count for part in parts)
+        mean = sum((part.count / count * part.mean for part in parts), np.zeros_like(parts[0].mean))
+        scatter = np.zeros_like(parts[0].scatter)
+        for part in parts:
+            gap = part.mean - mean
+            scatter += part.scatter + part.count * np.outer(gap, gap)
+        return cls(count, mean, scatter)
+
+    @property
+    def covariance(self) -> NDArray[np.float64]:
+        return self.scatter / (self.count - 1)
+
+
+def _distance_to(reference: _Moments) -> Callable[[_Moments], float]:
+    """The distance of other moments to these, whose root is computed once."""
+    covariance = reference.covariance
+    root = _root(covariance)
+
+    def distance(other: _Moments) -> float:
+        gap = other.mean - reference.mean
+        product = np.linalg.eigvalsh(root.T @ other.covariance @ root)
+        trace_of_root = np.sqrt(np.clip(product, 0, None)).sum()
+        found = gap @ gap + np.trace(other.covariance) + np.trace(covariance) - 2 * trace_of_root
+        return max(float(found), 0.0)
+
+    return distance
+
+
+def _root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A matrix L with L L^T = covariance (D, D)."""
+    try:
+        root: NDArray[np.float64] = np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:  # some direction does not vary
+        values, vectors = np.linalg.eigh(covariance)
+        root = vectors * np.sqrt(np.clip(values, 0, None))
+    return root
 
 
 def total_variation(counts: Counts, reference: Counts) -> float:

@@ -1,0 +1,125 @@
+"""How much of the training images a generator gives again: nearest neighbours, in pixels or in features.
+
+Knows no limits. No distance between distributions sees copies: they are as good as real (that is what they are).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from troika.quality.rows import Floats, blocks, check_pair
+
+_CANDIDATES = 16
+"""Of one row, how many that are nearest to within rounding are measured exactly."""
+_MOST = 1e6
+"""The largest ratio that is told; beyond it, held-out rows are copies of training rows."""
+
+
+@dataclass(frozen=True)
+class Memorisation:
+    """How near generated rows come to training rows, against how near held-out rows come."""
+
+    auc: float
+    """P(generated nearer to training than held-out), ties half: 0.5 as unlike as new real images, 1 copies."""
+    duplicates: float
+    """Share of generated rows as near to a training row as the closest 1 % of held-out rows are; null 0.01."""
+    authenticity: float
+    """Share of generated rows farther from their nearest training row than that has its own nearest; copies: 0."""
+    distance_ratio: float
+    """Median nearest distance, generated to held-out: 1 as unlike as new real images, 0 copies; at most 1e6."""
+    nearest: NDArray[np.int64]
+    """(N,): the nearest training row of each generated one."""
+    distances: NDArray[np.float64]
+    """(N,): Euclidean distance to it, exactly 0 for a copy."""
+
+
+class TrainingIndex:
+    """Training rows, and how near held-out rows come to them; computed once for many sets of generated rows."""
+
+    def __init__(self, train: Floats, held_out: Floats) -> None:
+        """Take `train` (T, D), T >= 2, and `held_out` (M, D).
+
+        Raises:
+            ValueError: too few rows, different features, NaN or infinity.
+        """
+        check_pair("training", train, "held-out", held_out)
+        if len(train) < 2:
+            raise ValueError(f"training: at least 2 rows are needed, not {len(train)}")
+        self._train = np.ascontiguousarray(train, np.float32)
+        # Shorter rows lose fewer digits to |a|^2 + |b|^2 - 2ab.
+        self._middle = self._train.mean(axis=0, dtype=np.float64).astype(np.float32)
+        self._moved = self._train - self._middle
+        self._lengths = np.einsum("td,td->t", self._moved, self._moved)
+        _, distances = self._nearest(np.asarray(held_out, np.float32))
+        self._held_out = np.sort(distances)
+        self._own: dict[int, float] = {}
+
+    def of(self, fake: Floats) -> Memorisation:
+        """Figures of generated rows (N, D).
+
+        Authenticity: Alaa et al. 2022 (arXiv 2102.08921).
+
+        Raises:
+            ValueError: no rows, other features than the training rows, NaN or infinity.
+        """
+        check_pair("generated", fake, "training", self._train)
+        nearest, distances = self._nearest(np.asarray(fake, np.float32))
+        held_out, count = self._held_out, len(self._held_out)
+        before = np.searchsorted(held_out, distances, side="left")
+        upto = np.searchsorted(held_out, distances, side="right")
+        # A measured distance, and met by "at most": a copy counts even where held-out images are copies too.
+        closest = held_out[int(0.01 * (count - 1))]
+        usual, found = float(np.median(held_out)), float(np.median(distances))
+        return Memorisation(
+            auc=float(1 - (before + upto).mean() / (2 * count)),
+            duplicates=float((distances <= closest).mean()),
+            authenticity=float((distances > self._own_distances(nearest)).mean()),
+            distance_ratio=min(found / usual, _MOST) if usual else (_MOST if found else 1.0),
+            nearest=nearest,
+            distances=distances,
+        )
+
+    def _own_distances(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Distance of these training rows (N,) to their nearest other training row; kept for the next call."""
+        missing = np.array([row for row in np.unique(rows) if int(row) not in self._own], np.int64)
+        if len(missing):
+            _, distances = self._nearest(self._train[missing], without=missing)
+            self._own.update(zip(missing.tolist(), distances.tolist(), strict=True))
+        return np.array([self._own[int(row)] for row in rows])
+
+    def _nearest(
+        self, rows: NDArray[np.float32], without: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Nearest training row (N,) of rows (N, D), and its distance; `without` (N,): one that does not count."""
+        nearest, distances = np.empty(len(rows), np.int64), np.empty(len(rows))
+        for part in blocks(len(rows), len(self._train)):
+            moved = rows[part] - self._middle
+            squared = moved @ self._moved.T
+            squared *= -2
+            squared += self._lengths
+            if without is not None:
+                squared[np.arange(len(moved)), without[part]] = np.inf
+            nearest[part], distances[part] = self._exactly(rows[part], moved, squared)
+        return nearest, distances
+
+    def _exactly(
+        self, rows: NDArray[np.float32], moved: NDArray[np.float32], squared: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Of the training rows that are nearest to within rounding, the nearest by differences in float64."""
+        lengths = np.einsum("nd,nd->n", moved, moved)
+        best = squared.min(axis=1)
+        # What float32 may be off by; sums of D products round less than one by one.
+        slack = 4e-6 * (lengths + self._lengths[squared.argmin(axis=1)])
+        candidates = min(_CANDIDATES, squared.shape[1])
+        columns = np.argpartition(squared, candidates - 1, axis=1)[:, :candidates]
+        close = np.take_along_axis(squared, columns, axis=1) <= (best + slack)[:, np.newaxis]
+        exact = np.full(columns.shape, np.inf)
+        for place in range(candidates):
+            (which,) = np.nonzero(close[:, place])
+            gap = rows[which].astype(np.float64) - self._train[columns[which, place]]
+            exact[which, place] = np.sqrt(np.einsum("nd,nd->n", gap, gap))
+        # Of equal distances the first training row, so that the answer does not depend on the block.
+        order = np.lexsort((columns, exact), axis=1)[:, :1]
+        chosen = np.take_along_axis(columns, order, axis=1)[:, 0]
+        return chosen.astype(np.int64), np.take_along_axis(exact, order, axis=1)[:, 0]
