@@ -115,7 +115,15 @@ def clear_errors() -> Iterator[None]:
 
 
 def run_step(step: Step, arguments: list[str] | None = None) -> None:
-    """Run a step as a command: `python -m components.<step> --help`."""
+    """Run a step as a command: `python -m components.<step> --help`.
+
+    Where the step's module has a function `dry_run`, an option of that name calls it instead, with those of the
+    step's arguments that it takes.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    dry_run = getattr(sys.modules[step.__module__], "dry_run", None)
+    called = dry_run if dry_run is not None and "--dry-run" in arguments else step
+    needed = inspect.signature(called).parameters
     signature = inspect.signature(step)
     hints = typing.get_type_hints(step)
     docs = _argument_docs(step)
@@ -137,7 +145,7 @@ def run_step(step: Step, arguments: list[str] | None = None) -> None:
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             type=next(kind for kind in kinds if kind is not types.NoneType),
-            required=argument.default is argument.empty and name not in _FACTS,
+            required=name in needed and argument.default is argument.empty and name not in _FACTS,
             help=docs.get(name, "") + (f" Default: {inspect.getdoc(_fact(name))}" if name in _FACTS else ""),
             metavar="PATH" if Path in kinds else "TEXT",
         )
@@ -154,7 +162,10 @@ def run_step(step: Step, arguments: list[str] | None = None) -> None:
             help=f"change one parameter of section {step.__name__}, such as "
             f"{next(iter(kind.model_fields))}=...; may be repeated",
         )
+    if dry_run is not None:
+        parser.add_argument("--dry-run", action="store_true", help=(inspect.getdoc(dry_run) or "").splitlines()[0])
     given = vars(parser.parse_args(arguments))
+    given.pop("dry_run", None)
     with clear_errors():
         if kind is not None:
             path, changes = given["params"], parse_assignments(given.pop("set"))
@@ -163,7 +174,7 @@ def run_step(step: Step, arguments: list[str] | None = None) -> None:
         for name in _FACTS:
             if name in signature.parameters and given[name] is None:
                 given[name] = _fact(name)()
-        step(**{name: value for name, value in given.items() if value is not None})
+        called(**{name: value for name, value in given.items() if value is not None and name in needed})
 
 
 _FACTS = {"store": "store_url", "remote": "release_remote", "environment": "environment"}

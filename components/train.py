@@ -26,6 +26,7 @@ from troika.errors import ParameterError
 from troika.folders import replace_folder, write_atomic
 from troika.lineage import code_commit, image_digest, package_versions
 from troika.models.contract import GenerativeModel, Machine, Progress, Schedule
+from troika.models.dry_run import describe_training
 from troika.models.registry import check_exists, model_class, settings_class
 from troika.models.training_log import TrainingLog, check_tracker
 from troika.params import Params
@@ -112,9 +113,7 @@ def train(
         TrainingPausedError: asked to end (SIGTERM); started again with the same `state`, it goes on.
     """
     kind = model_class(params.family, params.framework)
-    processes = kind.processes_here(params.machine()) if params.processes == "auto" else params.processes
-    if processes > 1 and not kind.trains_in_processes:
-        raise ParameterError(f"processes: {params.framework} trains in one process; say 1 or auto, or use pytorch")
+    processes = _count_processes(kind, params)
     if processes > 1 and not is_started():
         paths = {"dataset": dataset, "checkpoint": checkpoint, "history": history}
         paths |= {k: v for k, v in {"state": state, "log": log, "report": report}.items() if v is not None}
@@ -144,6 +143,27 @@ def train(
                 f"{params.family} / {params.framework} · {params.steps:,} steps of {params.batch_size} images of "
             )
             written.write_report(report, params.preset, f"{about}{opened.info.name} · seed {params.seed}")
+
+
+def dry_run(dataset: Path, params: TrainParams) -> None:
+    """Print the checked parameters, the size of the networks and the memory that training needs, and stop.
+
+    Raises:
+        DatasetError: the dataset is damaged.
+        ParameterError: the model cannot make images of this shape, or this machine lacks what is asked for.
+    """
+    kind = model_class(params.family, params.framework)
+    opened, processes = Dataset.open(dataset), _count_processes(kind, params)
+    needs = kind.needs(opened, params.preset, params.settings(), params.schedule(), params.machine(), processes)
+    chosen = params.model_dump(exclude={"presets"}) | {"settings": params.settings().model_dump()}
+    print(describe_training(opened, chosen, params.schedule(), needs), end="")
+
+
+def _count_processes(kind: type[GenerativeModel], params: TrainParams) -> int:
+    processes = kind.processes_here(params.machine()) if params.processes == "auto" else params.processes
+    if processes > 1 and not kind.trains_in_processes:
+        raise ParameterError(f"processes: {params.framework} trains in one process; say 1 or auto, or use pytorch")
+    return processes
 
 
 def _fit(

@@ -86,6 +86,22 @@ def test_a_parameter_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert (status, "none.yaml does not exist" in output) == (1, True)
 
 
+def test_a_dry_run_reads_the_data_says_what_training_needs_and_leaves_nothing(tmp_path: Path) -> None:
+    places = ("--home", tmp_path / "home", "--output", tmp_path / "out")
+    status, output = troika("run", "--dry-run", "--preset", "article", *places)
+    assert status == 0, output
+    first, _, rest = output.partition("\n")
+    assert first.startswith("1206 train, 271 validation")
+    said = yaml.safe_load(rest)
+    assert said["train"]["preset"] == "article"
+    assert said["parameters"]["total"] == 750_144 + 591_873
+    assert not list(tmp_path.iterdir())
+    status, output = troika("run", "--dry-run", "--set", "prepare_data.path=x", "--set", "prepare_data.source=npz")
+    assert (status, "x" in output) == (1, True)
+    status, output = troika("run", "--dry-run", "--image", "troika-train")
+    assert (status, "--dry-run: looks at this machine" in output) == (1, True)
+
+
 @pytest.mark.parametrize("option", ["--home", "--output"])
 def test_a_folder_that_cannot_be_written_is_named_before_any_work(tmp_path: Path, option: str) -> None:
     (tmp_path / "file").write_text("not a folder")

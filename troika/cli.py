@@ -76,6 +76,9 @@ def run(
         str | None, typer.Option(help="Run the steps in containers of this train image, with Docker.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run unchanged steps again, too.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check all, read the data, say what training would need, and stop.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Kubeflow's own log, too.")] = False,
 ) -> None:
     """Do the whole job: data, training, judgement, release, and images from a real Triton.
@@ -93,6 +96,13 @@ def run(
         given = [*data_changes(dataset, repo, rev, previous, model), *(changes or [])]
         sections = read_parameters(params, given, {k: v for k, v in form.items() if v is not None})
         set_version(sections, files=True)
+        if dry_run:
+            from pipelines.dry_run import run_dry
+
+            if image is not None:
+                raise TroikaError("--dry-run: looks at this machine, not into a container; leave out --image")
+            run_dry(sections)
+            return
         check_writable(home, "--home")
         check_writable(output, "--output")
         for product in _PRODUCTS:

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from filelock import FileLock
 from quick import REPOSITORY
+from safetensors.numpy import load_file
 from tiny_steps import Paths, run_quietly, tiny_params, write_params
 
 from components.train import train
@@ -108,6 +110,36 @@ def test_a_shape_that_no_network_makes_is_named(tmp_path: Path) -> None:
     assert "error: shape: " in text
     assert "8, 14, 16, 28, 32" in text
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("framework", ["pytorch", "tensorflow"])
+def test_a_dry_run_says_what_would_be_trained_and_stops(made: Paths, tmp_path: Path, framework: str) -> None:
+    params = ("--params", write_params(tmp_path), "--set", f"framework={framework}", "--set", "batch_size=32")
+    code, text = run_quietly("train", "--dry-run", "--dataset", made.dataset, *params)
+    assert code == 0, text
+    said = yaml.safe_load(text)
+    preset = said["train"].pop("settings")
+    assert (said["train"]["framework"], said["train"]["batch_size"], preset["latent_size"]) == (framework, 32, 4)
+    assert "presets" not in said["train"]
+    assert said["images"]["count"] == len(Dataset.open(made.dataset).train)
+    assert said["machine"]["device"] == "cpu"
+    found = load_file(made.checkpoint / "model" / "generator.safetensors")
+    assert said["parameters"]["generator"] == sum(value.size for value in found.values())
+    assert said["parameters"]["total"] == said["parameters"]["generator"] + said["parameters"]["discriminator"]
+    assert said["memory_mib"]["total"] == pytest.approx(sum(said["memory_mib"].values()) / 2, abs=0.05)
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [("steps=0", "steps: Input should be greater than 0"), ("processes=3", "batch_size: 16 cannot be shared")],
+)
+def test_a_dry_run_refuses_what_training_would(made: Paths, tmp_path: Path, change: str, words: str) -> None:
+    params = ("--params", write_params(tmp_path), "--set", change)
+    code, text = run_quietly("train", "--dry-run", "--dataset", made.dataset, *params)
+    assert (code, words in text) == (1, True)
+    code, text = run_quietly("train", "--dry-run", *params)
+    assert (code, "the following arguments are required: --dataset\n" in text) == (2, True)
 
 
 def test_a_changed_dataset_is_refused(made: Paths, tmp_path: Path) -> None:

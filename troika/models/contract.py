@@ -78,6 +78,21 @@ class Progress:
     """At a tick: the moving average's images for latents and labels that stay the same."""
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What a training would take; nothing has been trained for it."""
+
+    device: str
+    precision: str
+    compiled: bool
+    """Whether the framework compiles the step."""
+    processes: int
+    parameters: dict[str, int]
+    """Network -> trained numbers."""
+    memory: dict[str, int]
+    """What for -> bytes on the device of each process, as an estimate."""
+
+
 class GenerativeModel(ABC):
     """A trained generator. Made by `fit` or `load`, never empty."""
 
@@ -93,6 +108,23 @@ class GenerativeModel(ABC):
     def processes_here(cls, machine: Machine) -> int:  # noqa: ARG003 - for those that can use several
         """How many processes training needs to use all of this machine; each then calls `fit` by torchrun."""
         return 1
+
+    @classmethod
+    @abstractmethod
+    def needs(
+        cls,
+        dataset: Dataset,
+        preset: str,
+        settings: Params,
+        schedule: Schedule,
+        machine: Machine,
+        processes: int,
+    ) -> Needs:
+        """What `fit` would take with these arguments in so many processes; nothing is trained or written.
+
+        Raises:
+            ParameterError: as `fit` would.
+        """
 
     @classmethod
     @abstractmethod

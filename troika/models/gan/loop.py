@@ -126,18 +126,23 @@ def run_training(
 
 def _share_of_batch(schedule: Schedule, team: Team) -> slice:
     """Which part of every batch is this process's."""
+    check_schedule(schedule, team.size)
+    size = schedule.batch_size // team.size
+    return slice(team.rank * size, (team.rank + 1) * size)
+
+
+def check_schedule(schedule: Schedule, processes: int) -> None:
+    """Raise ParameterError where a number is too small, or a batch cannot be shared evenly."""
     for name, value, least in [
         ("steps", schedule.steps, 1), ("batch_size", schedule.batch_size, 2), ("ticks", schedule.ticks, 1)
     ]:  # fmt: skip
         if value < least:
             raise ParameterError(f"{name}: {value} is too small; at least {least}")
-    if schedule.batch_size % team.size:
+    if schedule.batch_size % processes:
         raise ParameterError(
-            f"batch_size: {schedule.batch_size} cannot be shared evenly by {team.size} processes; give a multiple "
-            f"of {team.size}, such as {-(-schedule.batch_size // team.size) * team.size}"
+            f"batch_size: {schedule.batch_size} cannot be shared evenly by {processes} processes; give a multiple "
+            f"of {processes}, such as {-(-schedule.batch_size // processes) * processes}"
         )
-    size = schedule.batch_size // team.size
-    return slice(team.rank * size, (team.rank + 1) * size)
 
 
 def tick_steps(schedule: Schedule) -> set[int]:

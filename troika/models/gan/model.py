@@ -7,6 +7,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -26,13 +27,15 @@ from troika.models.contract import (
     Latents,
     Machine,
     ModelSpec,
+    Needs,
     Progress,
     Schedule,
     quantise,
 )
 from troika.models.gan.backend import Backend
 from troika.models.gan.layers import Weights, draw_weights
-from troika.models.gan.loop import run_training
+from troika.models.gan.loop import check_schedule, run_training
+from troika.models.gan.needs import memory_of, parameters_of
 from troika.models.gan.networks import plan_generator
 from troika.models.gan.settings import GANSettings
 from troika.params import Params
@@ -40,6 +43,17 @@ from troika.params import Params
 _WEIGHTS = "generator.safetensors"
 _DESCRIPTION = "model.json"
 SAMPLE_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a framework makes of a Machine here."""
+
+    device: str
+    precision: str
+    compiled: bool
+    image_bytes: int
+    """Of the training split, where the device keeps it; else of a batch on its way there."""
 
 
 class GAN(GenerativeModel):
@@ -68,6 +82,36 @@ class GAN(GenerativeModel):
     @abstractmethod
     def generate(self, latents: Latents, labels: Labels | None) -> NDArray[np.float32]:
         """One pass: images float32 (N, H, W, C) in -1..1."""
+
+    @classmethod
+    @abstractmethod
+    def choose(cls, dataset: Dataset, schedule: Schedule, machine: Machine) -> Choice:
+        """What `open_backend` would train on.
+
+        Raises:
+            ParameterError: this machine lacks what is asked for.
+        """
+
+    @classmethod
+    def needs(
+        cls,
+        dataset: Dataset,
+        preset: str,
+        settings: Params,
+        schedule: Schedule,
+        machine: Machine,
+        processes: int,
+    ) -> Needs:
+        """See the contract."""
+        spec = cls.describe(dataset, preset, settings)
+        assert isinstance(settings, GANSettings)  # noqa: S101 - `describe` has refused all others
+        check_schedule(schedule, processes)
+        choice = cls.choose(dataset, schedule, machine)
+        pass_bytes = 2 if choice.precision == "bfloat16" else 4
+        memory = memory_of(settings, spec, schedule, processes=processes, pass_bytes=pass_bytes)
+        memory["images"] = choice.image_bytes
+        parameters = parameters_of(settings, spec)
+        return Needs(choice.device, choice.precision, choice.compiled, processes, parameters, memory)
 
     @classmethod
     def fit(

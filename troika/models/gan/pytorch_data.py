@@ -15,6 +15,17 @@ _ON_CPU = 2**30
 _Bytes = tuple[Tensor, Tensor]
 
 
+def image_bytes(split: Split) -> int:
+    """Of all its images."""
+    return len(split) * int(np.prod(split.images.shape[1:]))
+
+
+def stays(split: Split, device: torch.device) -> bool:
+    """Whether all images fit on the device beside the training."""
+    room = _SHARE_OF_GPU * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _ON_CPU
+    return image_bytes(split) <= room
+
+
 class Feed:
     """Images float32 (B, C, H, W) in -1..1 and labels int64 (B,) for indices into a split."""
 
@@ -22,9 +33,7 @@ class Feed:
         self._split = split
         self._device = device
         self._layout = layout
-        size = len(split) * int(np.prod(split.images.shape[1:]))
-        room = _SHARE_OF_GPU * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _ON_CPU
-        self.resident = size <= room
+        self.resident = stays(split, device)
         """Whether all images are on the device."""
         if self.resident:
             self._images, self._labels = self._read(slice(None))

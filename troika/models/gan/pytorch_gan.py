@@ -17,9 +17,10 @@ from troika.errors import ParameterError
 from troika.models.contract import Labels, Latents, Machine, ModelSpec, Schedule
 from troika.models.gan.backend import Backend
 from troika.models.gan.layers import Weights
-from troika.models.gan.model import GAN
+from troika.models.gan.model import GAN, Choice
 from troika.models.gan.networks import plan_generator
 from troika.models.gan.pytorch_backend import PyTorchBackend
+from troika.models.gan.pytorch_data import image_bytes, stays
 from troika.models.gan.pytorch_networks import Generator, put_weights
 from troika.models.gan.pytorch_team import join_team
 from troika.models.gan.settings import GANSettings
@@ -45,6 +46,18 @@ class PyTorchGAN(GAN):
     def processes_here(cls, machine: Machine) -> int:
         """One for each GPU."""
         return max(1, torch.cuda.device_count()) if choose_device(machine.device).type == "cuda" else 1
+
+    @classmethod
+    def choose(cls, dataset: Dataset, schedule: Schedule, machine: Machine) -> Choice:
+        """See GAN."""
+        if machine.compile == "on":
+            raise ParameterError("compile: on is for tensorflow; PyTorch's step is not compiled, say auto or off")
+        device = choose_device(machine.device)
+        precision = str(choose_precision(machine.precision, device)).removeprefix("torch.")
+        kept = image_bytes(dataset.train)
+        if not stays(dataset.train, device):
+            kept = kept * 2 * schedule.batch_size // len(dataset.train)  # one in use, one read ahead
+        return Choice(device.type, precision, compiled=False, image_bytes=kept)
 
     @classmethod
     @contextmanager

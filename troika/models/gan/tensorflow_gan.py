@@ -18,7 +18,7 @@ from troika.models.contract import Labels, Latents, Machine, ModelSpec, Schedule
 from troika.models.gan.backend import Backend
 from troika.models.gan.folding import fold_batch_norms
 from troika.models.gan.layers import Weights
-from troika.models.gan.model import GAN
+from troika.models.gan.model import GAN, Choice
 from troika.models.gan.networks import plan_generator
 from troika.models.gan.settings import GANSettings
 from troika.models.gan.tensorflow_backend import TensorFlowBackend
@@ -41,6 +41,19 @@ class TensorFlowGAN(GAN):
         self._generator.set_weights(weights)
         specs = [tf.TensorSpec((None, *shape), dtype) for dtype, shape in self._inputs().values()]
         self._sampling = tf.function(self._draw, input_signature=specs)
+
+    @classmethod
+    def choose(cls, dataset: Dataset, schedule: Schedule, machine: Machine) -> Choice:
+        """See GAN. Images stay where they are; a batch is sent at every step."""
+        runtime.start()
+        device = runtime.choose_device(machine.device)
+        batch = schedule.batch_size * int(np.prod(dataset.info.shape))
+        return Choice(
+            "cpu" if device == "/CPU:0" else "cuda",
+            choose_precision(machine.precision, device),
+            choose_xla(machine.compile, schedule.steps),
+            batch,
+        )
 
     @classmethod
     @contextmanager
