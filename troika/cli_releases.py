@@ -41,7 +41,14 @@ def release(
         current = pointer.read_release(remote, from_)
         if current is None:
             raise ReleaseError(f"nothing has been released to {from_}")
-        published = PublishedModel(current.model, current.digest, current.store, created=False)
+        published = PublishedModel(
+            current.model,
+            current.digest,
+            current.store,
+            created=False,
+            dataset=current.dataset,
+            dataset_source=current.dataset_source,
+        )
         verdict = current.verdict_sha256
     else:
         published, verdict = _find(local.store_url(home), digest or "", model)
@@ -112,6 +119,8 @@ def releases(
                 "current": number == 0 and past.release == current,
                 "rollback": past.release.version <= highest,
                 "verdict": _verdict_of(past.release),
+                "dataset": past.release.dataset,
+                "dataset_source": past.release.dataset_source,
             }
         )
         highest = max(highest, past.release.version)
@@ -124,6 +133,7 @@ def releases(
         typer.echo(
             f"{row['version']:>4}  {row['model']} {row['digest'][:19]}  {row['when']}  {row['by']}  "
             f"{row['commit'][:12]}  {_in_words(row['verdict'])}{'  ' if marks else ''}{', '.join(marks)}"
+            + (f"\n      trained on {row['dataset_source']}, {row['dataset'][:19]}" if row["dataset"] else "")
         )
 
 
@@ -229,7 +239,7 @@ def gc(
 def _find(store: str, start: str, model: str | None) -> tuple[Any, str]:
     """The published model whose digest starts so, and the hash of the newest verdict on it."""
     from troika.releases.storage import open_storage
-    from troika.releases.store import PublishedModel
+    from troika.releases.store import find_published
 
     wanted = f"sha256-{start.removeprefix('sha256:')}"
     names = open_storage(store).names("")
@@ -252,7 +262,7 @@ def _find(store: str, start: str, model: str | None) -> tuple[Any, str]:
         raise ReleaseError(f"{store} has no verdict on {name} {entry}; publish it again")
     newest = max(verdicts, key=lambda path: verdicts[path])
     digest = entry.replace("-", ":", 1)
-    return PublishedModel(name, digest, store, created=False), f"sha256:{Path(newest).stem}"
+    return find_published(store, name, digest), f"sha256:{Path(newest).stem}"
 
 
 def _verdict_of(release: Any) -> dict[str, Any] | None:

@@ -57,6 +57,8 @@ def test_a_release_is_recorded_with_its_commit(
         "previous_digest": None,
         "verdict_sha256": GOOD["verdict_sha256"],
         "store": "file:///store",
+        "dataset": "",
+        "dataset_source": "",
         "commit": head(remote),
     }
     assert capsys.readouterr().out == f"staging: version 1 released, commit {head(remote)[:12]}\n"

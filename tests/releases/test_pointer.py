@@ -5,6 +5,7 @@ import subprocess
 import tempfile
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,19 @@ def test_the_file_is_a_local_config_map_of_strings(remote: Path) -> None:
         "verdictSha256": VERDICT,
         "store": "file:///store",
     }
+
+
+def test_file_and_commit_tell_the_dataset_where_it_is_known(remote: Path) -> None:
+    hashed, source = "sha256:" + "d" * 64, "folder images, https://git.example/pictures.git at v2 (0123456789ab)"
+    trained = replace(published("a"), dataset=hashed, dataset_source=source)
+    first, commit, _ = release(remote, "staging", trained, VERDICT)
+    data = yaml.safe_load(git("show", f"main:{FILE}", cwd=remote))["data"]
+    assert (data["dataset"], data["datasetSource"]) == (hashed, source)
+    assert f"Dataset: {hashed} ({source})\n" in git("show", "--no-patch", "--format=%B", commit, cwd=remote)
+    assert read_release(remote, "staging") == first
+    assert (first.dataset, first.dataset_source) == (hashed, source)
+    release(remote, "staging", published("b"), VERDICT)
+    assert "Dataset" not in git("show", "--no-patch", "--format=%B", "main", cwd=remote)
 
 
 def test_releasing_what_is_current_makes_no_commit(remote: Path) -> None:

@@ -43,6 +43,10 @@ class Release(BaseModel):
     previous_digest: _Digest | None
     verdict_sha256: Annotated[str, StringConstraints(pattern=r"^(sha256:)?[0-9a-f]{64}$")]
     store: Annotated[str, Field(min_length=1)]
+    dataset: str = ""
+    """Content hash of the dataset that the model was trained on; empty where it is not known."""
+    dataset_source: str = ""
+    """Where that came from, the DVC revision included."""
 
 
 @dataclass(frozen=True)
@@ -306,15 +310,19 @@ def _next(current: Release | None, published: PublishedModel, verdict_sha256: st
             previous_digest=current.digest if current else None,
             verdict_sha256=verdict_sha256,
             store=published.store,
+            dataset=published.dataset,
+            dataset_source=published.dataset_source,
         )
     except ValidationError as error:
         raise ReleaseError(f"the release is not valid: {_problems(error)}") from None
 
 
 def _message(environment: str, new: Release) -> str:
+    dataset = f"Dataset: {new.dataset} ({new.dataset_source})\n" if new.dataset else ""
     return (
         f"Release {new.model} {new.version} to {environment}\n\n"
         f"Digest: {new.digest}\nPrevious: {new.previous_digest or 'none'}\nVerdict: {new.verdict_sha256}\n"
+        f"{dataset}"
     )
 
 
@@ -326,6 +334,7 @@ def _to_yaml(environment: str, new: Release) -> str:
         "previousDigest": new.previous_digest or "",
         "verdictSha256": new.verdict_sha256,
         "store": new.store,
+        **({"dataset": new.dataset, "datasetSource": new.dataset_source} if new.dataset else {}),
     }
     # local-config: kustomize reads it, the cluster never gets it.
     annotations = {"config.kubernetes.io/local-config": "true"}
@@ -344,7 +353,11 @@ def _from_yaml(text: str, where: str) -> Release | None:
         data = yaml.safe_load(text)["data"]
         if data.get("version") == _NOT_YET:
             return None
-        names = {"previousDigest": "previous_digest", "verdictSha256": "verdict_sha256"}
+        names = {
+            "previousDigest": "previous_digest",
+            "verdictSha256": "verdict_sha256",
+            "datasetSource": "dataset_source",
+        }
         values = {names.get(key, key): value for key, value in data.items()}
         return Release.model_validate({**values, "previous_digest": values.get("previous_digest") or None})
     except ValidationError as error:

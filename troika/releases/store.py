@@ -55,6 +55,10 @@ class PublishedModel:
     """The store's URL, without the entry: what `fetch` takes."""
     created: bool
     """False if the entry was there already."""
+    dataset: str = ""
+    """Content hash of the dataset that the model was trained on; empty if its lineage names none."""
+    dataset_source: str = ""
+    """Where that dataset came from, the DVC revision included."""
 
 
 def publish(
@@ -111,7 +115,37 @@ def publish(
             raise StoreError(
                 f"{error}; it is not repaired: find out who changed it, remove it by hand and publish again"
             ) from None
-    return PublishedModel(bundle.model, bundle.digest, storage.url, created)
+    return _published(bundle.manifest, bundle.digest, storage.url, created)
+
+
+def find_published(store: str | Path, model: str, digest: str) -> PublishedModel:
+    """An entry of a store, by what its manifest says.
+
+    Raises:
+        StoreError: no such entry, or its manifest is damaged.
+    """
+    storage, entry = open_storage(store), _entry(model, digest)
+    try:
+        manifest, _ = _read_manifest(storage, entry, model, digest)
+    except BundleError as error:
+        raise StoreError(f"model store entry {storage.url}/{entry} must not be used: {error}") from None
+    except OSError as error:
+        raise StoreError(f"cannot read {storage.url}/{entry}: {error.strerror or error}") from None
+    return _published(manifest, digest, storage.url, created=False)
+
+
+def _published(manifest: Manifest, digest: str, url: str, created: bool) -> PublishedModel:
+    dataset = manifest.lineage.get("dataset")
+    if not isinstance(dataset, dict):
+        dataset = {}
+    return PublishedModel(
+        manifest.model,
+        digest,
+        url,
+        created,
+        dataset=str(dataset.get("content_hash", "")),
+        dataset_source=" ".join(str(dataset.get("source", "")).split()),
+    )
 
 
 def fetch(
