@@ -16,6 +16,7 @@ class S3Server:
 
     def __init__(self) -> None:
         self._left = float("inf")
+        self._key: str | None = None
         self._application = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
@@ -25,12 +26,19 @@ class S3Server:
         if self._left < 0:
             start("503 Service Unavailable", [("Content-Length", "0")])
             return [b""]
+        if self._key is not None and f"Credential={self._key}/" not in request.get("HTTP_AUTHORIZATION", ""):
+            start("403 Forbidden", [("Content-Length", "0")])
+            return [b""]
         answer: Iterable[bytes] = self._application(request, start)
         return answer
 
     def fail_after(self, answers: float) -> None:
         """From now on answer so many; infinity: all."""
         self._left = answers
+
+    def only_for(self, key: str) -> None:
+        """From now on answer only to who signs with this access key."""
+        self._key = key
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """The guide on versions, as it stands, with a real Git repository and a server that speaks S3; then two runs."""
 
+import contextlib
 import gc
 import json
 import os
@@ -10,16 +11,24 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from quick import REPOSITORY
 from raw_images import Made, prepare, random_images, write_folder
 from s3_server import s3_server
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "components"))
+
+from tiny_steps import step_function, tiny_params
+
 from troika.cli_data import data_changes, set_version
 from troika.datasets.dvc_source import fetch, shown
 from troika.errors import DatasetError, ParameterError
+from troika.releases.bundle import Bundle
+from troika.releases.pointer import ensure_local_remote
 
 GUIDE = (REPOSITORY / "docs" / "guides" / "data-versions.md").read_text("utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", GUIDE, re.DOTALL)
@@ -77,12 +86,18 @@ def run(folder: Path, repository: Path, rev: str, **changes: object) -> Made:
     return prepare(folder, "images", dvc={"repo": f"file://{repository}", "rev": rev}, **changes)
 
 
+@pytest.fixture(scope="module")
+def two_runs(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, Made]:
+    """v1, and v2 compared with it, prepared where there is neither .git nor .dvc, as in a pod."""
+    folder = tmp_path_factory.mktemp("pod")
+    with contextlib.chdir(folder):
+        return run(folder / "1", repository, "v1"), run(folder / "2", repository, "v2", previous="v1")
+
+
 def test_two_revisions_are_used_in_two_runs_and_told_apart(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    repository: Path, two_runs: tuple[Made, Made], tmp_path: Path
 ) -> None:
-    (tmp_path / "pod").mkdir()
-    monkeypatch.chdir(tmp_path / "pod")  # no .git, no .dvc
-    one, two = run(tmp_path / "1", repository, "v1"), run(tmp_path / "2", repository, "v2", previous="v1")
+    one, two = two_runs
     first, second = one.dataset.info, two.dataset.info
     assert (sum(first.counts.values()), sum(second.counts.values())) == (80, 100)
     assert first.content_hash != second.content_hash
@@ -105,7 +120,49 @@ def test_two_revisions_are_used_in_two_runs_and_told_apart(
     # The same revision again, by its commit: the same dataset.
     again = run(tmp_path / "3", repository, commit_of(repository, "v1"))
     assert again.dataset.info.content_hash == first.content_hash
-    assert sorted(path.name for path in (tmp_path / "2").iterdir()) == ["data.html", "dataset", "refused.json"]
+    assert sorted(path.name for path in again.folder.iterdir()) == ["data.html", "dataset", "refused.json"]
+
+
+def release_model_of(made: Made, remote: Path) -> tuple[str, dict[str, Any], dict[str, str]]:
+    """Train a little, export, judge, publish, release: model card, lineage and the data of release.yaml."""
+    folder = made.folder
+    names = ("checkpoint", "bundle", "verdict.json", "reference.npz", "published.json")
+    checkpoint, bundle, verdict, reference, published = (folder / name for name in names)
+    lenient = {"class_balance": {"at_most": 2.0}}  # it has learnt nothing in these steps
+    step_function("train")(folder / "dataset", checkpoint, folder / "h.jsonl", tiny_params("train", steps=2))
+    step_function("export_model")(checkpoint, bundle, tiny_params("export_model"))
+    step_function("evaluate")(
+        bundle, folder / "dataset", verdict, reference, folder / "e.html", folder / "m.json",
+        tiny_params("evaluate", limits=lenient),
+    )  # fmt: skip
+    step_function("publish_model")(bundle, verdict, reference, published, str(folder / "store"))
+    params = tiny_params("release_model", golden_test=False)
+    step_function("release_model")(published, folder / "release.json", str(remote), "staging", params)
+    text = subprocess.run(
+        ["git", "show", "main:manifests/serving/overlays/staging/release.yaml"],
+        cwd=remote, check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    return (bundle / "model_card.md").read_text(), Bundle.open(bundle).lineage, yaml.safe_load(text)["data"]
+
+
+def test_models_of_two_revisions_are_told_apart_down_to_the_release(
+    repository: Path, two_runs: tuple[Made, Made], tmp_path: Path
+) -> None:
+    remote = ensure_local_remote(tmp_path / "releases.git")
+    hashes = set()
+    for made, rev, other in zip(two_runs, ("v1", "v2"), ("v2", "v1"), strict=True):
+        card, lineage, released = release_model_of(made, remote)
+        info, commit = made.dataset.info, commit_of(repository, rev)
+        assert f"| DVC revision | {rev}, commit `{commit}` |" in card
+        assert f"| DVC repository and path | {repository.name}, `images` |" in card
+        assert f"| DVC hash of the source | `{info.origin.dvc_hash}` |" in card
+        assert f"| dataset content hash | `{info.content_hash}` |" in card
+        assert commit_of(repository, other) not in card
+        assert lineage["dataset"]["origin"] == info.origin.model_dump(exclude_defaults=True)
+        assert released["dataset"] == lineage["dataset"]["content_hash"] == info.content_hash
+        assert released["datasetSource"] == f"folder images, {repository.name} at {rev} ({commit[:12]})"
+        hashes.add(released["dataset"])
+    assert len(hashes) == 2
 
 
 def test_what_cannot_be_read_is_named(repository: Path, tmp_path: Path) -> None:

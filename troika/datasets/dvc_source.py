@@ -5,7 +5,10 @@ as DVC's remotes and Git read them; none is a parameter, and none is kept.
 """
 
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from troika.datasets.contract import Origin
@@ -45,18 +48,23 @@ def fetch(repo: str, rev: str, path: str, folder: Path) -> tuple[Path, Origin]:
     try:
         files = DVCFileSystem(url=repo, rev=rev)
         commit = files.repo.get_rev()
-        info = files.info(source)
+        try:
+            info = files.info(source)
+        except FileNotFoundError:
+            raise DatasetError(f"path: {shown(repo)} has no {path} at revision {rev}") from None
         if info["type"] == "directory":
+            _check_names(_tracked(files.repo, inside), source)
             _check_names(files.find(source), source)
             files.get(source, str(target), recursive=True)
         else:
             files.get_file(source, str(target))
-    except FileNotFoundError:
-        raise DatasetError(f"path: {shown(repo)} has no {path} at revision {rev}") from None
+    except RecursionError:
+        raise DatasetError(f"{path} of {shown(repo)} is refused: its folders contain themselves") from None
     except (DvcException, SCMError, OSError) as error:
         words = " ".join(str(error).split()) or type(error).__name__
         raise DatasetError(
-            f"cannot read {path} of {shown(repo)} at revision {rev}: {_without_secrets(words, repo)}"
+            f"cannot read {path} of {shown(repo)} at revision {rev}: {_without_secrets(words, repo)}; "
+            "is its remote there, with all that was to be pushed, and are there credentials for it?"
         ) from None
     dvc_info = info.get("dvc_info") or {}
     found = dvc_info.get("md5") or info.get("md5")
@@ -103,9 +111,15 @@ def _without_secrets(text: str, repo: str) -> str:
     return text
 
 
-def _check_names(found: list[str], root: str) -> None:
+def _tracked(repo: Any, inside: PurePosixPath) -> Iterator[str]:
+    """Names of what DVC tracks below a path, as its list in the remote has them, whoever wrote that."""
+    with suppress(KeyError):  # Git holds it itself
+        for key, _ in repo.index.data["repo"].iteritems(inside.parts):
+            yield "/" + "/".join(key)
+
+
+def _check_names(found: Iterable[str], root: str) -> None:
     """Raise DatasetError if a name would lead out of the folder that it is copied into."""
     for name in found:
-        parts = PurePosixPath(name).parts
-        if ".." in parts or not PurePosixPath(name).is_relative_to(root):
+        if {"..", ".", ""} & set(name[1:].split("/")) or not PurePosixPath(name).is_relative_to(root):
             raise DatasetError(f"the data is refused: {name!r} leads out of {root}")
