@@ -7,6 +7,7 @@ TroikaError
 │   ├── DivergedError      it could not become good any more; the message names the cause
 │   └── TrainingPausedError    asked to end by a signal; its state is saved, and it goes on when started again
 ├── CheckpointError    a checkpoint folder
+├── EvaluatorError     the classifier that judges
 ├── BundleError        a model bundle: missing, changed or foreign files
 ├── NotApprovedError   the gate has not promoted exactly this bundle
 ├── StoreError         the model store
@@ -52,6 +53,10 @@ class TrainingPausedError(TrainingError):
 
 class CheckpointError(TroikaError):
     """A checkpoint folder is incomplete or not of the expected model."""
+
+
+class EvaluatorError(TroikaError):
+    """An evaluator's file is missing, damaged, or was trained on another dataset."""
 
 
 class BundleError(TroikaError):

@@ -22,7 +22,8 @@ def sections() -> dict[str, dict[str, Any]]:
 
 def test_a_step_is_a_module_and_a_module_is_a_step() -> None:
     modules = {path.stem for path in (REPOSITORY / "components").glob("*.py")}
-    assert modules - {"__init__", "step"} == set(STEPS)
+    # train_evaluator is not part of the graph yet.
+    assert modules - {"__init__", "step", "train_evaluator"} == set(STEPS)
     assert all(callable(step_function(name)) for name in STEPS)
 
 

@@ -2,12 +2,13 @@
 
 import numpy as np
 import onnx
+import pytest
 import torch
 
 from components.evaluate import EvaluateParams
 from troika.datasets.contract import Dataset, Split
 from troika.onnx_session import open_session
-from troika.quality.evaluator import Evaluator, EvaluatorParams
+from troika.quality.evaluator import Evaluator, EvaluatorParams, turned
 from troika.quality.evaluator_training import train_evaluator
 
 BRIEF = EvaluatorParams(epochs=2, batch_size=64, learning_rate=2.0e-3, features=16, seed=0)
@@ -74,3 +75,34 @@ def test_it_can_be_trained_on_other_shapes() -> None:
         features, classes = trained.look_at(images)
         assert features.shape == (20, 16)
         assert classes.max() < 4
+
+
+def test_accuracy_is_the_share_told_right(evaluator: Evaluator, prepared_digits: Dataset) -> None:
+    held_out = prepared_digits.held_out
+    _, classes = evaluator.look_at(held_out.images)
+    assert evaluator.task == "classes"
+    assert evaluator.accuracy(held_out) == pytest.approx((classes == held_out.labels).mean())
+    assert evaluator.accuracy(Split(held_out.images, classes)) == 1
+    assert evaluator.accuracy(Split(held_out.images, (classes + 1) % 10)) == 0
+
+
+@pytest.mark.parametrize("shape", [(6, 6, 1), (5, 7, 3)])
+def test_turns_are_four_different_images_of_the_same_shape(shape: tuple[int, int, int]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8)
+    turns = [turned(images, turn) for turn in range(4)]
+    assert all(found.shape == images.shape for found in turns)
+    assert np.array_equal(turns[0], images)
+    assert all(not np.array_equal(turns[a], turns[b]) for a in range(4) for b in range(a))
+    twice = turned(turned(images, 2), 2)
+    assert np.array_equal(twice, images)
+
+
+def test_one_class_gives_one_logit_and_features_all_the_same(prepared_digits: Dataset) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (30, 5, 7, 3), dtype=np.uint8)
+    trained = train_evaluator(Split(images, np.zeros(30, np.int64)), (5, 7, 3), 1, BRIEF)
+    assert trained.task == "turns"
+    features, classes = trained.look_at(images)
+    assert features.std() > 0
+    assert not classes.any()
+    assert 0 <= trained.accuracy(Split(images, classes)) <= 1

@@ -1,12 +1,13 @@
 """How the evaluator is trained; the only part of judging that needs PyTorch."""
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from troika.datasets.contract import Split
-from troika.quality.evaluator import Evaluator, EvaluatorParams
+from troika.quality.evaluator import TURNS, Evaluator, EvaluatorFacts, EvaluatorParams, turned
 from troika.torch_onnx import to_onnx
 from troika.torch_threads import few_threads
 
@@ -35,15 +36,32 @@ class _Network(nn.Module):
         return found, self.to_logits(found)
 
 
+class _OneClass(nn.Module):
+    """The network that tells turns, with one logit for the one class."""
+
+    def __init__(self, network: _Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features, turns = self.network(image)
+        return features, turns[:, :1], turns
+
+
 @few_threads()
 def train_evaluator(
     split: Split, shape: tuple[int, int, int], num_classes: int, params: EvaluatorParams
 ) -> Evaluator:
-    """Train on `split`; the same split and parameters give the same evaluator on the same machine."""
+    """Train on `split`; the same split and parameters give the same evaluator on the same machine.
+
+    Where there is one class only, telling classes teaches nothing: it learns to tell four turns of an image
+    (Gidaris et al. 2018, arXiv 1803.07728).
+    """
+    one_class = num_classes == 1
     generator = torch.Generator().manual_seed(params.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(params.seed)
-        network = _Network(shape, num_classes, params.features)
+        network = _Network(shape, TURNS if one_class else num_classes, params.features)
     images = torch.from_numpy(np.array(split.images))
     labels = torch.from_numpy(np.array(split.labels))
     steps = params.epochs * -(-len(images) // params.batch_size)
@@ -53,12 +71,33 @@ def train_evaluator(
     for _ in range(params.epochs):
         order = torch.randperm(len(images), generator=generator)
         for chosen in torch.split(order, params.batch_size):
-            _, logits = network(_shifted(images[chosen], generator))
+            seen, wanted = images[chosen], labels[chosen]
+            if one_class:
+                seen, wanted = _turned(seen, generator)
+            _, logits = network(_shifted(seen, generator))
             optimiser.zero_grad()
-            loss(logits, labels[chosen]).backward()
+            loss(logits, wanted).backward()
             optimiser.step()
             schedule.step()
-    return Evaluator(to_onnx(network.eval(), images[:2], ["image"], ["features", "logits"]))
+    network.eval()
+    if one_class:
+        outputs = ["features", "logits", "turns"]
+        return Evaluator(to_onnx(_OneClass(network).eval(), images[:2], ["image"], outputs))
+    return Evaluator(to_onnx(network, images[:2], ["image"], ["features", "logits"]))
+
+
+def with_facts(evaluator: Evaluator, facts: EvaluatorFacts) -> Evaluator:
+    """The same graph, whose file says what it was made from."""
+    model = onnx.load_from_string(evaluator.onnx)
+    onnx.helper.set_model_props(model, facts.properties())
+    return Evaluator(model.SerializeToString(deterministic=True))
+
+
+def _turned(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Each of the images (N, H, W, C) in a random one of four turns, and which (N,)."""
+    turns, order = torch.randint(0, TURNS, (len(images),), generator=generator).sort()
+    parts = [turned(images[order[turns == turn]].numpy(), turn) for turn in range(TURNS)]
+    return torch.from_numpy(np.concatenate(parts)), turns
 
 
 def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
