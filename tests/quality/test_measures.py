@@ -1,6 +1,7 @@
 """Distances and intervals against closed forms, an independent implementation, published values and simulation."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -8,7 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg
 
-from troika.quality.measures import frechet_distance, t_interval, total_variation, wilson_interval
+from benchmarks.judging_peers import (
+    fidelity_frechet,
+    fidelity_kernel,
+    torchmetrics_frechet,
+    torchmetrics_kernel,
+)
+from troika.quality.measures import (
+    RealKernel,
+    feature_scale,
+    frechet_distance,
+    frechet_distance_at_infinity,
+    kernel_distance,
+    t_interval,
+    total_variation,
+    wilson_interval,
+)
 
 
 def reference_distance(features: np.ndarray, reference: np.ndarray) -> float:
@@ -87,9 +103,132 @@ def test_frechet_distance_is_finite_with_fewer_rows_than_features(rows: int) -> 
         assert found >= 0
 
 
-def test_frechet_distance_of_one_row_says_what_is_needed() -> None:
-    with pytest.raises(ValueError, match="generated: at least 2 rows are needed, not 1"):
-        frechet_distance(np.ones((1, 3)), np.ones((9, 3)))
+def features_of_two(rows: int, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(rows)
+    mixed = rng.normal(size=(dimensions, dimensions)) / dimensions**0.5
+    real = np.maximum(rng.normal(size=(rows, dimensions)) @ mixed, 0) * 3
+    fake = np.maximum(rng.normal(size=(rows, dimensions)) @ mixed + 0.1, 0) * 3.2
+    return fake.astype(np.float32), real.astype(np.float32)
+
+
+@pytest.mark.parametrize(("rows", "dimensions"), [(300, 4), (400, 64), (100, 128)])
+def test_distances_are_those_of_torch_fidelity_and_torchmetrics(rows: int, dimensions: int) -> None:
+    fake, real = features_of_two(rows, dimensions)
+    found = frechet_distance(fake, real)
+    assert found == pytest.approx(fidelity_frechet(fake, real), abs=1e-4, rel=1e-4)
+    assert found == pytest.approx(torchmetrics_frechet(fake, real), abs=1e-4, rel=1e-4)
+    kernel = kernel_distance(fake, real)
+    assert kernel == pytest.approx(fidelity_kernel(fake, real), abs=1e-4, rel=1e-4)
+    assert kernel == pytest.approx(torchmetrics_kernel(fake, real), abs=1e-4, rel=1e-4)
+    assert kernel > 1e-3
+    assert found > 1e-2
+
+
+def test_kernel_distance_is_its_formula_pair_by_pair() -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(7, 3)), rng.normal(size=(5, 3)) + 0.5
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> float:
+        return float((x @ y / 3 + 1) ** 3)
+
+    among = [
+        np.mean([kernel(x, y) for i, x in enumerate(s) for j, y in enumerate(s) if i != j]) for s in (one, other)
+    ]
+    between = np.mean([kernel(x, y) for x in one for y in other])
+    assert kernel_distance(one, other) == pytest.approx(sum(among) - 2 * between)
+
+
+def test_kernel_distance_is_unbiased_and_grows_with_the_difference() -> None:
+    rng = np.random.default_rng(0)
+    real = RealKernel(rng.normal(size=(2000, 8)))
+    equal = [real.distance(rng.normal(size=(50, 8))) for _ in range(200)]
+    assert abs(np.mean(equal)) < 4 * np.std(equal) / 200**0.5
+    assert min(equal) < 0
+    shifted = [real.distance(rng.normal(size=(50, 8)) + gap) for gap in (0.3, 0.6, 1.2)]
+    assert max(equal) < shifted[0] < shifted[1] < shifted[2]
+
+
+def test_distances_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake, real = features_of_two(300, 8)
+    before = kernel_distance(fake, real)
+    monkeypatch.setattr("troika.quality.rows._BLOCK_BYTES", 7 * 8 * 300)
+    assert kernel_distance(fake, real) == pytest.approx(before, rel=1e-9)
+
+
+def test_distances_are_finite_for_a_collapsed_generator() -> None:
+    _, real = features_of_two(300, 16)
+    collapsed = np.repeat(real[:1], 50, axis=0)
+    gap = collapsed[0].astype(np.float64) - real.mean(axis=0, dtype=np.float64)
+    assert frechet_distance(collapsed, real) == pytest.approx(gap @ gap + feature_scale(real), rel=1e-5)
+    assert kernel_distance(collapsed, real) > 0.1
+    assert kernel_distance(collapsed, collapsed) == pytest.approx(0, abs=1e-9)
+    batches = [collapsed] * 3
+    assert frechet_distance_at_infinity(batches, real) == pytest.approx(frechet_distance(collapsed, real))
+
+
+def test_feature_scale_is_the_distance_of_always_the_average() -> None:
+    _, real = features_of_two(300, 16)
+    average = np.repeat(real.mean(axis=0, dtype=np.float64)[np.newaxis], 10, axis=0)
+    assert feature_scale(real) == pytest.approx(frechet_distance(average, real))
+    assert feature_scale(real) == pytest.approx(np.trace(np.cov(real, rowvar=False)))
+    assert feature_scale(real * 3) == pytest.approx(9 * feature_scale(real), rel=1e-5)
+    assert feature_scale(np.ones((5, 3))) == 0
+
+
+def test_at_infinity_the_bias_of_few_samples_is_gone() -> None:
+    """Gaussians whose true distance is known: means 1 apart in one direction, spreads 1 and 1.5."""
+    rng = np.random.default_rng(0)
+    dimensions = 16
+    truth = 1 + dimensions * 0.5**2
+    reference = gaussian(rng, 500, np.zeros(dimensions), np.eye(dimensions))
+    shift = np.eye(dimensions)[0]
+    batches = [rng.normal(size=(200, dimensions)) * 1.5 + shift for _ in range(10)]
+    naive = float(np.mean([frechet_distance(batch, reference) for batch in batches]))
+    found = frechet_distance_at_infinity(batches, reference)
+    assert abs(found - truth) < 0.3 * abs(naive - truth)
+    assert naive > truth
+
+
+def test_at_infinity_is_the_straight_line_through_pools() -> None:
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(300, 3))
+    batches = [rng.normal(size=(40, 3)) + 1 for _ in range(5)]
+    sizes, means = [1, 2, 4, 5], []
+    for size in sizes:
+        pools = [np.concatenate(batches[start : start + size]) for start in range(0, 6 - size, size)]
+        means.append(np.mean([frechet_distance(pool, reference) for pool in pools]))
+    expected = np.polyfit([1 / (40 * size) for size in sizes], means, 1)[1]
+    assert frechet_distance_at_infinity(batches, reference) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance_at_infinity([reference, reference], reference) == pytest.approx(0, abs=1e-4)
+
+
+def test_at_infinity_needs_batches_of_one_size() -> None:
+    rows = np.ones((9, 3))
+    for batches in ([], [rows], [rows, rows[:5]]):
+        with pytest.raises(ValueError, match="batches: at least 2 of one size are needed, not sizes"):
+            frechet_distance_at_infinity(batches, rows)
+    with pytest.raises(ValueError, match="generated batch 1 and real: both need the same features, not 2 and 3"):
+        frechet_distance_at_infinity([rows, rows[:, :2]], rows)
+
+
+@pytest.mark.parametrize("measure", [frechet_distance, kernel_distance])
+@pytest.mark.parametrize(
+    ("fake", "real", "message"),
+    [
+        (np.ones((1, 3)), np.ones((9, 3)), "generated: at least 2 rows are needed, not 1"),
+        (np.ones((9, 3)), np.ones((1, 3)), "real: at least 2 rows are needed, not 1"),
+        (np.ones((9, 3)), np.ones((9, 4)), "generated and real: both need the same features, not 3 and 4"),
+        (np.array([[1.0], [np.nan], [np.inf]]), np.ones((9, 1)), "generated: 2 of 3 rows hold NaN, infinity or"),
+        (np.ones((9, 1)), np.array([[1e200], [1.0]]), "real: 1 of 2 rows hold NaN, infinity or values beyond 1e"),
+        (np.ones(9), np.ones((9, 1)), r"generated: rows of features are needed, \(N, D\) .* not an array \(9,\)"),
+        (np.ones((9, 0)), np.ones((9, 1)), r"generated: rows of features are needed, .* not an array \(9, 0\)"),
+    ],
+)
+def test_rows_that_cannot_be_measured_are_named(
+    measure: Callable[[np.ndarray, np.ndarray], float], fake: np.ndarray, real: np.ndarray, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        measure(fake, real)
 
 
 def test_total_variation_from_equal_to_disjoint() -> None:

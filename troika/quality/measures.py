@@ -74,17 +74,32 @@ def feature_scale(reference: Floats) -> float:
 
 
 def kernel_distance(features: Floats, reference: Floats) -> float:
-    """Kernel distance (KID) between features (N, D) and (M, D): in the mean 0 for equal distributions, else > 0.
+    """Kernel distance between features (N, D) and (M, D), see `RealKernel`."""
+    return RealKernel(reference).distance(features)
 
-    Unbiased squared maximum mean discrepancy with kernel (x y / D + 1)^3, over whole sets, not random subsets
-    (Bińkowski et al. 2018, arXiv 1801.01401). Since it is unbiased, it may lie a little below 0.
 
-    Raises:
-        ValueError: fewer than 2 rows on a side, different features, NaN or infinity.
-    """
-    check_pair("generated", features, "real", reference, 2)
-    one, other = np.asarray(features, np.float64), np.asarray(reference, np.float64)
-    return _kernel_mean(one) + _kernel_mean(other) - 2 * _kernel_sum(one, other) / (len(one) * len(other))
+class RealKernel:
+    """The real side of kernel distances (KID), whose own part is computed once for many sets of generated rows."""
+
+    def __init__(self, reference: Floats) -> None:
+        """Take features (M, D), M >= 2; a ValueError for fewer rows, NaN or infinity."""
+        check_rows("real", reference, 2)
+        self._rows = np.asarray(reference, np.float64)
+        self._among = _kernel_mean(self._rows)
+
+    def distance(self, features: Floats) -> float:
+        """Kernel distance of generated features (N, D): 0 in the mean for equal distributions, else > 0.
+
+        Unbiased squared maximum mean discrepancy with kernel (x y / D + 1)^3, over whole sets, not random subsets
+        (Bińkowski et al. 2018, arXiv 1801.01401). Since it is unbiased, it may lie a little below 0.
+
+        Raises:
+            ValueError: fewer than 2 rows, other features than the real ones, NaN or infinity.
+        """
+        check_pair("generated", features, "real", self._rows, 2)
+        rows = np.asarray(features, np.float64)
+        between = _kernel_sum(rows, self._rows) / (len(rows) * len(self._rows))
+        return self._among + _kernel_mean(rows) - 2 * between
 
 
 def _kernel_sum(one: Floats, other: Floats) -> float:

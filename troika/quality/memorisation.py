@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from troika.quality.rows import Floats, blocks, check_pair
 
-_CANDIDATES = 16
+_CANDIDATES = 64
 """Of one row, how many that are nearest to within rounding are measured exactly."""
 _MOST = 1e6
 """The largest ratio that is told; beyond it, held-out rows are copies of training rows."""
@@ -108,18 +108,18 @@ class TrainingIndex:
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Of the training rows that are nearest to within rounding, the nearest by differences in float64."""
         lengths = np.einsum("nd,nd->n", moved, moved)
-        best = squared.min(axis=1)
-        # What float32 may be off by; sums of D products round less than one by one.
+        # What float32 may be off by.
         slack = 4e-6 * (lengths + self._lengths[squared.argmin(axis=1)])
-        candidates = min(_CANDIDATES, squared.shape[1])
-        columns = np.argpartition(squared, candidates - 1, axis=1)[:, :candidates]
-        close = np.take_along_axis(squared, columns, axis=1) <= (best + slack)[:, np.newaxis]
-        exact = np.full(columns.shape, np.inf)
-        for place in range(candidates):
-            (which,) = np.nonzero(close[:, place])
-            gap = rows[which].astype(np.float64) - self._train[columns[which, place]]
-            exact[which, place] = np.sqrt(np.einsum("nd,nd->n", gap, gap))
-        # Of equal distances the first training row, so that the answer does not depend on the block.
-        order = np.lexsort((columns, exact), axis=1)[:, :1]
-        chosen = np.take_along_axis(columns, order, axis=1)[:, 0]
-        return chosen.astype(np.int64), np.take_along_axis(exact, order, axis=1)[:, 0]
+        which, columns = np.nonzero(squared <= (squared.min(axis=1) + slack)[:, np.newaxis])
+        # In order of rows, then columns. Where a whole set is equal, some of it stand for all.
+        first = np.searchsorted(which, np.arange(len(rows)))
+        few = np.arange(len(which)) - first[which] < _CANDIDATES
+        which, columns = which[few], columns[few]
+        exact = np.empty(len(which))
+        for part in blocks(len(which), rows.shape[1]):
+            gap = rows[which[part]].astype(np.float64) - self._train[columns[part]]
+            exact[part] = np.sqrt(np.einsum("nd,nd->n", gap, gap))
+        # Of equal distances the first training row.
+        order = np.lexsort((columns, exact, which))
+        chosen = order[np.searchsorted(which, np.arange(len(rows)))]
+        return columns[chosen], exact[chosen]
