@@ -1,5 +1,6 @@
 """GANs in PyTorch: what is refused, devices, and the parts of a step that only this framework has."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from troika.models.contract import Machine
 from troika.models.gan import pytorch_data
 from troika.models.gan.pytorch_data import Feed
 from troika.models.gan.pytorch_gan import PyTorchGAN
+from troika.models.gan.pytorch_optimizer import Adam
+from troika.models.gan.schedules import Hyper
 from troika.models.gan.settings import GANSettings
 from troika.models.registry import model_class, settings_class
 
@@ -177,3 +180,48 @@ def test_training_leaves_the_callers_random_state_and_threads_alone(digits: Data
     fit_small(digits, "r3gan", tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_adam_is_that_of_pytorch_however_its_weights_lie(layout: torch.memory_format) -> None:
+    random = torch.Generator().manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 5, 4, 2, 1), torch.nn.LeakyReLU(), torch.nn.ConvTranspose2d(5, 3, 4, 2, 1)
+    ).to(memory_format=layout)  # type: ignore[call-overload]
+    images = torch.randn(6, 2, 8, 8, generator=random).contiguous(memory_format=layout)
+    other = copy.deepcopy(network)
+    ours, theirs = Adam(network, 0.01), torch.optim.Adam(other.parameters(), weight_decay=0.01)
+    for number in range(4):
+        hyper = Hyper(0.01 / (number + 1), 0.5, 0.9 + number / 100, 0.0, 0.0)
+        ours.apply(ours.gradients(network(images).square().mean()), hyper)
+        theirs.param_groups[0] |= {"lr": hyper.learning_rate, "betas": (hyper.beta1, hyper.beta2)}
+        theirs.zero_grad()
+        other(images).square().mean().backward()
+        theirs.step()
+    for one, same in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, same, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_needs_no_gradient_that_is_not_used(digits: Dataset) -> None:
+    """In the generator's step the discriminator is frozen, and in its own the generator."""
+    settings = small_settings("article")
+    spec = PyTorchGAN.describe(digits, "article", settings)
+    with (
+        PyTorchGAN.open_backend(digits, spec, settings, schedule(), Machine(device="cpu")) as backend,
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as seen,
+    ):
+        backend.step(0, np.arange(16), np.zeros((16, 10), np.float32), Hyper(0.001, 0.5, 0.9, 0.0, 0.0))
+    products = sum(event.count for event in seen.key_averages() if event.key in ("aten::mm", "aten::addmm"))
+    # Layers times passes: three forward; gradients of weights and, but for the first layer, of inputs.
+    generator, discriminator = 3, 3
+    forward = generator + 2 * discriminator
+    backward = (2 * generator - 1) + (2 * discriminator - 1) + discriminator
+    assert products == forward + backward
+
+
+def test_adam_takes_a_gradient_that_lies_otherwise_than_its_weight() -> None:
+    network = torch.nn.Conv2d(2, 3, 4, bias=False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    before, slope = network.weight.detach().clone(), torch.randn(3, 2, 4, 4).contiguous()
+    adam = Adam(network, 0.0)
+    adam.apply(adam.gradients((network.weight * slope).sum()), Hyper(0.1, 0.0, 0.0, 0.0, 0.0))
+    torch.testing.assert_close(network.weight.detach(), before - 0.1 * slope.sign())

@@ -160,13 +160,13 @@ def both(digits: Dataset, preset: str, machine: Machine, **changes: Any) -> Iter
 
 
 STEPS: dict[str, tuple[str, dict[str, Any]]] = {
-    # Without dropout, whose masks are each framework's own.
-    "article": ("article", {"network": {"dropout": 0.0}, "l2": 0.01}),
+    # Those of the article drop the same three tenths in both.
+    "article": ("article", {"l2": 0.01}),
     "dcgan": ("dcgan", {}),
-    "r3gan": ("r3gan", {}),
-    "article with r1": ("article", {"network": {"dropout": 0.0}, "penalty": "r1", "penalty_gamma_start": 1.0}),
-    "article with r2": ("article", {"network": {"dropout": 0.0}, "penalty": "r2", "penalty_gamma_start": 1.0}),
-    "r3gan with wgan_gp": ("r3gan", {"penalty": "wgan_gp", "loss": "wasserstein"}),
+    "r3gan": ("r3gan", {"network": {"dropout": 0.25}}),
+    "article with r1": ("article", {"penalty": "r1", "penalty_gamma_start": 1.0}),
+    "article with r2": ("article", {"penalty": "r2", "penalty_gamma_start": 1.0}),
+    "r3gan with wgan_gp": ("r3gan", {"network": {"dropout": 0.25}, "penalty": "wgan_gp", "loss": "wasserstein"}),
 }
 
 
@@ -190,7 +190,7 @@ def test_steps_are_the_same(digits: Dataset, case: str) -> None:
         assert ours.keys() == theirs.keys()
         for name, value in theirs.items():
             # Of a loss of differences the last bias has no gradient: Adam makes steps of rounding errors.
-            if not (name.endswith("body.5.bias") and case == "r3gan"):
+            if not (name.endswith("body.7.bias") and case == "r3gan"):
                 np.testing.assert_allclose(ours[name], value, rtol=5e-3, atol=5e-4, err_msg=name)
 
 

@@ -194,6 +194,11 @@ def output_shapes(layers: Layers, shape: tuple[int, ...]) -> Iterator[tuple[Laye
         yield layer, shape
 
 
+def dropout_widths(layers: Layers, shape: tuple[int, ...]) -> list[int]:
+    """How many numbers each Dropout sees of one input."""
+    return [prod(out) for layer, out in output_shapes(layers, shape) if isinstance(layer, Dropout)]
+
+
 def count_activations(layers: Layers, shape: tuple[int, ...]) -> int:
     """Numbers that a forward pass of one input keeps for the backward pass, at most."""
     return sum(

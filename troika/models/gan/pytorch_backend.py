@@ -1,7 +1,8 @@
 """One step of GAN training in PyTorch: discriminator, generator, moving average.
 
-Fused Adam; on a GPU bfloat16 passes and channels-last, which no GPU has run yet. Nothing is compiled, nor captured
-as a CUDA graph: PyTorch 2.13 cannot compile a gradient penalty's gradient of a gradient.
+What makes it fast: Adam's fused kernel, channels-last from 28 pixels on, no gradient that nobody needs, dropout's
+bits from numpy on a CPU, nothing read back from the device. bfloat16 passes on a GPU, which no GPU has run yet.
+Nothing is compiled, nor captured as a CUDA graph.
 """
 
 import logging
@@ -9,12 +10,11 @@ import logging
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam
 
 from troika.datasets.contract import Dataset
 from troika.models.contract import Images, Labels, Latents, ModelSpec, Schedule, quantise
 from troika.models.gan.backend import Alone
-from troika.models.gan.batches import Indices, derive_seed, shares_of_step
+from troika.models.gan.batches import Indices, derive_seed, dropout_bits, shares_of_step
 from troika.models.gan.figures import ABSENT, FIGURES, REPORT_EVERY, Rows, notes_gradients
 from troika.models.gan.layers import Weights, draw_weights
 from troika.models.gan.networks import normalises_batches, plan_discriminator, plan_generator
@@ -27,18 +27,22 @@ from troika.models.gan.pytorch_losses import (
     zero_centred_penalty,
 )
 from troika.models.gan.pytorch_networks import (
+    Bits,
     Discriminator,
     Generator,
     get_weights,
     named_tensors,
     put_weights,
 )
+from troika.models.gan.pytorch_optimizer import Adam
 from troika.models.gan.pytorch_team import Together
 from troika.models.gan.saved_state import Tensors
 from troika.models.gan.schedules import Hyper
 from troika.models.gan.settings import GANSettings
 
 _SAMPLE_BATCH = 512
+_CHANNELS_LAST_FROM = 28
+"""Pixels; below, a CPU is a little faster without."""
 _log = logging.getLogger(__name__)
 _COLUMN = {name: index for index, name in enumerate(FIGURES)}
 
@@ -63,10 +67,11 @@ class PyTorchBackend:
         # Networks, with weights that depend on the seed alone; what is kept is a moving average.
         generator, discriminator = plan_generator(settings, spec), plan_discriminator(settings, spec)
         self._apart = normalises_batches(discriminator) or settings.penalty in ("r1", "r2")
-        layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        large = spec.image_shape[0] >= _CHANNELS_LAST_FROM
+        layout = torch.channels_last if device.type == "cuda" or large else torch.contiguous_format
         self._generator = Generator(generator, spec.num_classes, settings.label_scale)
         self._average = Generator(generator, spec.num_classes, settings.label_scale).eval()
-        self._discriminator = Discriminator(discriminator)
+        self._discriminator = Discriminator(discriminator, spec.image_shape)
         for network, layers, name in [
             (self._generator, generator, "generator"),
             (self._average, generator, "generator"),
@@ -74,9 +79,10 @@ class PyTorchBackend:
         ]:
             network.to(device, memory_format=layout)  # type: ignore[call-overload]
             put_weights(network, draw_weights(layers, derive_seed(schedule.seed, name, 0)))
-        self._generator_adam = _adam(self._generator, settings, device)
-        self._discriminator_adam = _adam(self._discriminator, settings, device)
+        self._generator_adam = Adam(self._generator, settings.l2)
+        self._discriminator_adam = Adam(self._discriminator, settings.l2)
         self._averaged = _pairs(self._average, self._generator)
+        self._average_is_behind = False
 
         self.feed = Feed(dataset.train, device, layout)
         self._loss = LOSSES[settings.loss]
@@ -87,11 +93,9 @@ class PyTorchBackend:
 
     def step(self, number: int, indices: Indices, latents: Latents, hyper: Hyper) -> None:
         """See Backend."""
-        # This step's numbers, data and random state (dropout draws from torch's own).
-        for optimizer in (self._generator_adam, self._discriminator_adam):
-            _set(optimizer, hyper)
-        torch.manual_seed(derive_seed(self._schedule.seed, f"process {self.team.rank} step", number))
+        # This step's data, and what its dropout drops.
         real, classes = self.feed(indices)
+        bits = self._draw_bits(number, len(indices))
         labels = classes if self._spec.conditional else None
         drawn = torch.from_numpy(latents).to(self._device, non_blocking=True)
         noted = dict.fromkeys(FIGURES, self._absent)
@@ -99,26 +103,30 @@ class PyTorchBackend:
         # Both networks' passes may run in half the precision; losses and weights do not.
         with torch.autocast(self._device.type, self._precision, enabled=self._precision != torch.float32):
             fake = self._generator(drawn, labels)
-            noted |= self._improve_discriminator(number, real, fake.detach(), labels, hyper)
-            noted |= self._improve_generator(number, real, fake, labels)
+            noted |= self._improve_discriminator(number, real, fake.detach(), labels, bits, hyper)
+            noted |= self._improve_generator(number, real, fake, labels, bits, hyper)
 
         # What is kept is not the generator but a moving average of it.
-        self._follow(hyper.average_decay)
+        self._average_is_behind = hyper.average_decay == 0
+        if not self._average_is_behind:
+            self._follow(hyper.average_decay)
         torch.stack([noted[name] for name in FIGURES], out=self._figures[number % REPORT_EVERY])
 
     def _improve_discriminator(
-        self, number: int, real: Tensor, fake: Tensor, labels: Tensor | None, hyper: Hyper
+        self, number: int, real: Tensor, fake: Tensor, labels: Tensor | None, bits: list[Bits] | None, hyper: Hyper
     ) -> dict[str, Tensor]:
         weight, penalty = hyper.penalty_weight, self._settings.penalty
         noted: dict[str, Tensor] = {}
         at_images = weight > 0 and penalty in ("r1", "r2", "r1_r2")
+        of_real, of_fake = bits[:2] if bits else (None, None)
         if self._apart:
-            real_scores = self._discriminator(real.requires_grad_(at_images and penalty == "r1"), labels)
-            fake_scores = self._discriminator(fake.requires_grad_(at_images and penalty == "r2"), labels)
+            real_scores = self._discriminator(real.requires_grad_(at_images and penalty == "r1"), labels, of_real)
+            fake_scores = self._discriminator(fake.requires_grad_(at_images and penalty == "r2"), labels, of_fake)
         else:
             # Both halves in one pass.
             images = torch.cat([real, fake]).requires_grad_(at_images)
-            scores = self._discriminator(images, None if labels is None else torch.cat([labels, labels]))
+            twice = None if labels is None else torch.cat([labels, labels])
+            scores = self._discriminator(images, twice, np.concatenate(bits[:2]) if bits else None)
             real_scores, fake_scores = scores.chunk(2)
         loss = self._loss.discriminator(real_scores, fake_scores)
         noted["discriminator_loss"] = loss
@@ -127,8 +135,8 @@ class PyTorchBackend:
         # The gradient penalty, at every k-th step, k times as strong.
         total = loss
         if at_images and penalty == "r1_r2":
-            of_real, of_fake = squared_gradients(scores, images).chunk(2)
-            noted["penalty_r1"], noted["penalty_r2"] = zero_centred_penalty(of_real), zero_centred_penalty(of_fake)
+            at_real, at_fake = squared_gradients(scores, images).chunk(2)
+            noted["penalty_r1"], noted["penalty_r2"] = zero_centred_penalty(at_real), zero_centred_penalty(at_fake)
             total = total + weight * (noted["penalty_r1"] + noted["penalty_r2"])
         elif at_images:
             at, scores = (real, real_scores) if penalty == "r1" else (fake, fake_scores)
@@ -136,41 +144,61 @@ class PyTorchBackend:
             total = total + weight * noted[f"penalty_{penalty}"]
         elif weight > 0:
             mixed = mix(real, fake, self._shares(number, len(real))).requires_grad_()
-            squares = squared_gradients(self._discriminator(mixed, labels), mixed)
+            squares = squared_gradients(self._discriminator(mixed, labels, of_real), mixed)
             noted["penalty_wgan_gp"] = one_centred_penalty(squares)
             total = total + weight * noted["penalty_wgan_gp"]
 
-        norm = self._descend(self._discriminator, self._discriminator_adam, total, notes_gradients(number))
+        norm = self._descend(self._discriminator_adam, total, hyper, notes_gradients(number))
         return {name: value.detach() for name, value in noted.items()} | _named("discriminator", norm)
 
     def _improve_generator(
-        self, number: int, real: Tensor, fake: Tensor, labels: Tensor | None
+        self, number: int, real: Tensor, fake: Tensor, labels: Tensor | None, bits: list[Bits] | None, hyper: Hyper
     ) -> dict[str, Tensor]:
         """By the same images, judged by the discriminator as it is now."""
         real_scores = self._absent
         if self._loss.compares_pairs:
             with torch.no_grad():
-                real_scores = self._discriminator(real, labels)
-        loss = self._loss.generator(real_scores, self._discriminator(fake, labels))
-        norm = self._descend(self._generator, self._generator_adam, loss, notes_gradients(number))
+                real_scores = self._discriminator(real, labels, bits[3] if bits else None)
+        fake_scores = self._discriminator(fake, labels, bits[2] if bits else None)
+        loss = self._loss.generator(real_scores, fake_scores)
+        norm = self._descend(self._generator_adam, loss, hyper, notes_gradients(number))
         return {"generator_loss": loss.detach()} | _named("generator", norm)
 
-    def _descend(self, network: nn.Module, optimizer: Adam, loss: Tensor, with_norm: bool) -> Tensor | None:
+    def _descend(self, optimizer: Adam, loss: Tensor, hyper: Hyper, with_norm: bool) -> Tensor | None:
         """One step of the optimiser; the length of the gradient if it is asked for."""
-        optimizer.zero_grad()
-        parameters = list(network.parameters())
-        torch.autograd.backward(loss, inputs=parameters)  # the other network's gradients are not computed
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        gradients = optimizer.gradients(loss)
         if isinstance(self.team, Together):
             self.team.average_gradients(gradients)
-        optimizer.step()
+        optimizer.apply(gradients, hyper)
         return torch.nn.utils.get_total_norm(gradients) if with_norm else None
+
+    def _draw_bits(self, number: int, count: int) -> list[Bits] | None:
+        """The share of dropout's bits that is for this process.
+
+        For the discriminator's step at real and generated images, then for the generator's at generated and, if
+        its loss compares pairs, real ones. None on a GPU, which draws its own, and where nothing is dropped.
+        """
+        widths = self._discriminator.dropout_widths
+        if self._device.type != "cpu":
+            torch.manual_seed(derive_seed(self._schedule.seed, f"process {self.team.rank} step", number))
+            return None
+        if not widths:
+            return None
+        passes, start = 4 if self._loss.compares_pairs else 3, self.team.rank * count
+        bits = dropout_bits(self._schedule.seed, number, passes, self._schedule.batch_size, sum(widths))
+        return list(bits[:, start : start + count])
 
     def _shares(self, number: int, count: int) -> Tensor:
         """Of the whole batch, those of this process."""
         start = self.team.rank * count
         shares = shares_of_step(self._schedule.seed, number, self._schedule.batch_size)[start : start + count]
         return torch.from_numpy(shares).to(self._device)
+
+    def _catch_up(self) -> None:
+        """Where nothing is averaged, the generator is copied when somebody looks, not at every step."""
+        if self._average_is_behind:
+            self._follow(0.0)
+            self._average_is_behind = False
 
     @torch.no_grad()
     def _follow(self, decay: float) -> None:
@@ -193,6 +221,7 @@ class PyTorchBackend:
     @torch.inference_mode()
     def sample(self, latents: Latents, labels: Labels | None) -> Images:
         """See Backend."""
+        self._catch_up()
         parts = []
         for start in range(0, len(latents), _SAMPLE_BATCH):
             chosen = slice(start, start + _SAMPLE_BATCH)
@@ -203,10 +232,12 @@ class PyTorchBackend:
 
     def average(self) -> Weights:
         """See Backend."""
+        self._catch_up()
         return get_weights(self._average)
 
     def state(self) -> Tensors:
         """See Backend."""
+        self._catch_up()
         return {name: value.detach().cpu().contiguous().numpy().copy() for name, value in self._tensors().items()}
 
     @torch.no_grad()
@@ -214,9 +245,9 @@ class PyTorchBackend:
         """See Backend."""
         for name, value in self._tensors().items():
             value.copy_(torch.from_numpy(tensors[name].copy()))
-        for optimizer in (self._generator_adam, self._discriminator_adam):
-            for moments in optimizer.state.values():
-                moments["step"].fill_(step)
+        self._average_is_behind = False
+        self._generator_adam.count_from(step)
+        self._discriminator_adam.count_from(step)
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {"figures": self._figures}
@@ -225,32 +256,12 @@ class PyTorchBackend:
         }  # fmt: skip
         for prefix, network in networks.items():
             tensors |= {f"{prefix}.{name}": value for name, value in named_tensors(network).items()}
-        for prefix, network, optimizer in [
-            ("generator_adam", self._generator, self._generator_adam),
-            ("discriminator_adam", self._discriminator, self._discriminator_adam),
-        ]:
-            for name, parameter in network.named_parameters():
-                moments = optimizer.state[parameter]
-                tensors[f"{prefix}.first.{name}"] = moments["exp_avg"]
-                tensors[f"{prefix}.second.{name}"] = moments["exp_avg_sq"]
+        for prefix, optimizer in [
+            ("generator_adam", self._generator_adam), ("discriminator_adam", self._discriminator_adam)
+        ]:  # fmt: skip
+            tensors |= {f"{prefix}.first.{name}": value for name, value in optimizer.first.items()}
+            tensors |= {f"{prefix}.second.{name}": value for name, value in optimizer.second.items()}
         return tensors
-
-
-def _adam(network: nn.Module, settings: GANSettings, device: torch.device) -> Adam:
-    """Adam whose moments exist from the first, so that they can be saved and restored by name."""
-    optimizer = Adam(network.parameters(), weight_decay=settings.l2, fused=True)
-    for parameter in network.parameters():
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), device=device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-    return optimizer
-
-
-def _set(optimizer: Adam, hyper: Hyper) -> None:
-    group = optimizer.param_groups[0]
-    group["lr"], group["betas"] = hyper.learning_rate, (hyper.beta1, hyper.beta2)
 
 
 def _pairs(average: nn.Module, network: nn.Module) -> tuple[list[Tensor], ...]:

@@ -2,11 +2,15 @@
 
 from typing import assert_never
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from troika.models.gan import layers as plan
 from troika.models.gan.layers import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, SLOPE, Layer, Layers, Weights
+
+Bits = NDArray[np.uint16]
 
 
 class Generator(nn.Module):
@@ -31,16 +35,43 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """images (N, C, H, W), labels (N,) or None -> scores (N,); high means real."""
 
-    def __init__(self, layers: Layers) -> None:
+    def __init__(self, layers: Layers, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.body = build(layers)
+        height, width, channels = image_shape
+        self.dropout_widths = plan.dropout_widths(layers, (channels, height, width))
 
-    def forward(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """Shapes: see the class."""
+    def forward(self, images: Tensor, labels: Tensor | None, bits: Bits | None = None) -> Tensor:
+        """Shapes: see the class. `bits` (N, all dropout widths) decide what is dropped; None: PyTorch does."""
+        start = 0
+        for layer, width in zip(self._dropouts(), self.dropout_widths, strict=True):
+            layer.bits = None if bits is None else bits[:, start : start + width]
+            start += width
         scores: Tensor = self.body(images).float()
         if labels is None:
             return scores.squeeze(1)
         return scores.gather(1, labels[:, None]).squeeze(1)
+
+    def _dropouts(self) -> list["Dropout"]:
+        return [layer for layer in self.body if isinstance(layer, Dropout)]
+
+
+class Dropout(nn.Module):
+    """While training, 0 with probability `rate`, else 1 / (1 - rate) times the value."""
+
+    bits: Bits | None = None
+    """Random uint16 of the input's shape that decide; the rate is rounded to 1/65536."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Any shape."""
+        if self.bits is None or not self.training:
+            return nn.functional.dropout(inputs, self.rate, self.training)
+        kept = torch.from_numpy(self.bits >= round(self.rate * 65536)).to(inputs.dtype)
+        return inputs * kept.div_(1 - self.rate)
 
 
 class Residual(nn.Module):
@@ -94,7 +125,7 @@ def _module(layer: Layer) -> nn.Module:  # noqa: PLR0911 - one for each kind of 
         case plan.Tanh():
             return nn.Tanh()
         case plan.Dropout():
-            return nn.Dropout(layer.rate)
+            return Dropout(layer.rate)
         case plan.Flatten():
             return nn.Flatten()
         case plan.Unflatten():

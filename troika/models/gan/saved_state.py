@@ -23,7 +23,7 @@ from troika.models.contract import ModelSpec, Schedule
 from troika.models.gan.settings import GANSettings
 
 _FILE = "training.safetensors"
-_FORMAT = 2  # to be raised with every change after which an older state must not be continued
+_FORMAT = 3  # to be raised with every change after which an older state must not be continued
 _log = logging.getLogger(__name__)
 
 Tensors = dict[str, NDArray[np.float32]]

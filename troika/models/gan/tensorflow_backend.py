@@ -1,6 +1,6 @@
 """One step of GAN training in TensorFlow: discriminator, generator, moving average.
 
-Twin of pytorch_backend.py: the same order of passes, the same Adam, the same random numbers but dropout's. Every
+Twin of pytorch_backend.py: the same order of passes, the same Adam, the same random numbers. Every
 step is one graph, or two: with and without the penalty.
 """
 
@@ -13,7 +13,7 @@ import tensorflow as tf
 from troika.datasets.contract import Dataset
 from troika.models.contract import Images, Labels, Latents, ModelSpec, Schedule, quantise
 from troika.models.gan.backend import Alone, Team
-from troika.models.gan.batches import Indices, derive_seed, shares_of_step
+from troika.models.gan.batches import Indices, derive_seed, dropout_bits, shares_of_step
 from troika.models.gan.figures import ABSENT, FIGURES, REPORT_EVERY, Rows, notes_gradients
 from troika.models.gan.layers import Weights, draw_weights
 from troika.models.gan.networks import normalises_batches, plan_discriminator, plan_generator
@@ -99,9 +99,8 @@ class TensorFlowBackend:
     def step(self, number: int, indices: Indices, latents: Latents, hyper: Hyper) -> None:
         """See loop.Backend."""
         # All that is random comes from outside of the graph, and from the step's number.
-        random = np.random.Generator(np.random.SFC64(derive_seed(self._seed, "dropout", number)))
-        shape = (self._dropout_shape[0] * len(indices), self._dropout_shape[1])
-        bits = np.frombuffer(random.bytes(2 * shape[0] * shape[1]), np.uint16)
+        passes, values = self._dropout_shape
+        bits = dropout_bits(self._seed, number, passes, len(indices), values)
         mixes = self._settings.penalty == "wgan_gp"
         shares = shares_of_step(self._seed, number, len(indices)) if mixes else np.zeros(1, np.float32)
         numbers = [*AdamNumbers.of(hyper, number + 1), hyper.penalty_weight, hyper.average_decay]
@@ -110,7 +109,7 @@ class TensorFlowBackend:
             tf.constant(self._split.labels[indices]),
             tf.constant(latents),
             tf.constant(shares),
-            tf.constant(bits.reshape(shape)),
+            tf.constant(bits.reshape(passes * len(indices), values)),
             tf.constant(numbers, tf.float32),
             tf.constant(notes_gradients(number)),
             penalise=hyper.penalty_weight > 0,
