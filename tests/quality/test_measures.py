@@ -152,7 +152,7 @@ def test_distances_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> N
     fake, real = features_of_two(300, 8)
     before = kernel_distance(fake, real)
     monkeypatch.setattr("troika.quality.rows._BLOCK_BYTES", 7 * 8 * 300)
-    assert kernel_distance(fake, real) == pytest.approx(before, rel=1e-9)
+    assert kernel_distance(fake, real) == pytest.approx(before, rel=1e-6)
 
 
 def test_distances_are_finite_for_a_collapsed_generator() -> None:
@@ -161,7 +161,8 @@ def test_distances_are_finite_for_a_collapsed_generator() -> None:
     gap = collapsed[0].astype(np.float64) - real.mean(axis=0, dtype=np.float64)
     assert frechet_distance(collapsed, real) == pytest.approx(gap @ gap + feature_scale(real), rel=1e-5)
     assert kernel_distance(collapsed, real) > 0.1
-    assert kernel_distance(collapsed, collapsed) == pytest.approx(0, abs=1e-9)
+    # Of kernels in the hundreds, summed in float32.
+    assert kernel_distance(collapsed, collapsed) == pytest.approx(0, abs=1e-4)
     batches = [collapsed] * 3
     assert frechet_distance_at_infinity(batches, real) == pytest.approx(frechet_distance(collapsed, real))
 

@@ -84,7 +84,8 @@ class RealKernel:
     def __init__(self, reference: Floats) -> None:
         """Take features (M, D), M >= 2; a ValueError for fewer rows, NaN or infinity."""
         check_rows("real", reference, 2)
-        self._rows = np.asarray(reference, np.float64)
+        self._reference = reference
+        self._rows = _with_one(reference)
         self._among = _kernel_mean(self._rows)
 
     def distance(self, features: Floats) -> float:
@@ -96,26 +97,36 @@ class RealKernel:
         Raises:
             ValueError: fewer than 2 rows, other features than the real ones, NaN or infinity.
         """
-        check_pair("generated", features, "real", self._rows, 2)
-        rows = np.asarray(features, np.float64)
+        check_pair("generated", features, "real", self._reference, 2)
+        rows = _with_one(features)
         between = _kernel_sum(rows, self._rows) / (len(rows) * len(self._rows))
         return self._among + _kernel_mean(rows) - 2 * between
 
 
+def _with_one(rows: Floats) -> Floats:
+    """Rows (N, D + 1) whose products are x y / D + 1; float32 stays float32."""
+    kind = np.result_type(rows.dtype, np.float32)
+    scaled = rows.astype(kind) / kind.type(rows.shape[1] ** 0.5)
+    wide: Floats = np.concatenate([scaled, np.ones((len(rows), 1), kind)], axis=1)
+    return wide
+
+
+def _sum_of_cubes(values: Floats) -> float:
+    # Of each row in its own type, of all in float64: rounding of one long sum would be seen.
+    return float(np.einsum("nm,nm,nm->n", values, values, values).sum(dtype=np.float64))
+
+
 def _kernel_sum(one: Floats, other: Floats) -> float:
-    total = 0.0
-    for part in blocks(len(one), len(other)):
-        values = one[part] @ other.T
-        values /= one.shape[1]
-        values += 1
-        total += float(np.vdot(values * values, values))
-    return total
+    return sum(_sum_of_cubes(one[part] @ other.T) for part in blocks(len(one), len(other)))
 
 
 def _kernel_mean(rows: Floats) -> float:
-    """Mean kernel of two different rows."""
-    alone = (np.einsum("nd,nd->n", rows, rows) / rows.shape[1] + 1) ** 3
-    return (_kernel_sum(rows, rows) - float(alone.sum())) / (len(rows) * (len(rows) - 1))
+    """Mean kernel of two different rows: above the diagonal, since it is symmetric."""
+    total = 0.0
+    for part in blocks(len(rows), len(rows)):
+        total += _sum_of_cubes(rows[part] @ rows[part.stop :].T) if part.stop < len(rows) else 0.0
+        total += _sum_of_cubes(np.triu(rows[part] @ rows[part].T, 1))
+    return total / (len(rows) * (len(rows) - 1) / 2)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from troika.quality.rows import Floats, blocks, check_pair
+from troika.quality.pairs import Places, Rows
+from troika.quality.rows import Floats, check_pair
 
-_CANDIDATES = 64
-"""Of one row, how many that are nearest to within rounding are measured exactly."""
 _MOST = 1e6
 """The largest ratio that is told; beyond it, held-out rows are copies of training rows."""
 
@@ -46,12 +45,8 @@ class TrainingIndex:
         check_pair("training", train, "held-out", held_out)
         if len(train) < 2:
             raise ValueError(f"training: at least 2 rows are needed, not {len(train)}")
-        self._train = np.ascontiguousarray(train, np.float32)
-        # Shorter rows lose fewer digits to |a|^2 + |b|^2 - 2ab.
-        self._middle = self._train.mean(axis=0, dtype=np.float64).astype(np.float32)
-        self._moved = self._train - self._middle
-        self._lengths = np.einsum("td,td->t", self._moved, self._moved)
-        _, distances = self._nearest(np.asarray(held_out, np.float32))
+        self._train = Rows(np.asarray(train, np.float32))
+        _, distances = self._nearest(held_out)
         self._held_out = np.sort(distances)
         self._own: dict[int, float] = {}
 
@@ -63,8 +58,8 @@ class TrainingIndex:
         Raises:
             ValueError: no rows, other features than the training rows, NaN or infinity.
         """
-        check_pair("generated", fake, "training", self._train)
-        nearest, distances = self._nearest(np.asarray(fake, np.float32))
+        check_pair("generated", fake, "training", self._train.rows)
+        nearest, distances = self._nearest(fake)
         held_out, count = self._held_out, len(self._held_out)
         before = np.searchsorted(held_out, distances, side="left")
         upto = np.searchsorted(held_out, distances, side="right")
@@ -84,42 +79,10 @@ class TrainingIndex:
         """Distance of these training rows (N,) to their nearest other training row; kept for the next call."""
         missing = np.array([row for row in np.unique(rows) if int(row) not in self._own], np.int64)
         if len(missing):
-            _, distances = self._nearest(self._train[missing], without=missing)
+            _, distances = self._nearest(self._train.rows[missing], without=missing)
             self._own.update(zip(missing.tolist(), distances.tolist(), strict=True))
         return np.array([self._own[int(row)] for row in rows])
 
-    def _nearest(
-        self, rows: NDArray[np.float32], without: NDArray[np.int64] | None = None
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Nearest training row (N,) of rows (N, D), and its distance; `without` (N,): one that does not count."""
-        nearest, distances = np.empty(len(rows), np.int64), np.empty(len(rows))
-        for part in blocks(len(rows), len(self._train)):
-            moved = rows[part] - self._middle
-            squared = moved @ self._moved.T
-            squared *= -2
-            squared += self._lengths
-            if without is not None:
-                squared[np.arange(len(moved)), without[part]] = np.inf
-            nearest[part], distances[part] = self._exactly(rows[part], moved, squared)
-        return nearest, distances
-
-    def _exactly(
-        self, rows: NDArray[np.float32], moved: NDArray[np.float32], squared: NDArray[np.float32]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Of the training rows that are nearest to within rounding, the nearest by differences in float64."""
-        lengths = np.einsum("nd,nd->n", moved, moved)
-        # What float32 may be off by.
-        slack = 4e-6 * (lengths + self._lengths[squared.argmin(axis=1)])
-        which, columns = np.nonzero(squared <= (squared.min(axis=1) + slack)[:, np.newaxis])
-        # In order of rows, then columns. Where a whole set is equal, some of it stand for all.
-        first = np.searchsorted(which, np.arange(len(rows)))
-        few = np.arange(len(which)) - first[which] < _CANDIDATES
-        which, columns = which[few], columns[few]
-        exact = np.empty(len(which))
-        for part in blocks(len(which), rows.shape[1]):
-            gap = rows[which[part]].astype(np.float64) - self._train[columns[part]]
-            exact[part] = np.sqrt(np.einsum("nd,nd->n", gap, gap))
-        # Of equal distances the first training row.
-        order = np.lexsort((columns, exact, which))
-        chosen = order[np.searchsorted(which, np.arange(len(rows)))]
-        return columns[chosen], exact[chosen]
+    def _nearest(self, rows: Floats, without: Places | None = None) -> tuple[Places, NDArray[np.float64]]:
+        # One type on both sides: a copy has distance 0 whatever it came as.
+        return Rows(np.asarray(rows, np.float32), self._train.middle).nearest(self._train, without)

@@ -7,16 +7,9 @@ what is good depends on the same figures for real against real.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from troika.quality.rows import Floats, blocks, check_pair, check_rows
-
-Distances = NDArray[np.float64]
-
-_EQUAL = 1e-12
-"""Squared distances below this share of a row's squared length are rounding of |a|^2 + |b|^2 - 2ab: zero."""
-_TIE = 1 - 1e-10
-"""Squared distances that differ by less than this are ties, whatever order the sums were done in."""
+from troika.quality.pairs import Rows
+from troika.quality.rows import Floats, check_pair, check_rows
 
 
 @dataclass(frozen=True)
@@ -46,9 +39,7 @@ class RealNeighbourhood:
             raise ValueError(f"k: at least 1 neighbour is needed, not {k}")
         check_rows("real", real, k + 1)
         self.k = k
-        # Shorter rows lose fewer digits to |a|^2 + |b|^2 - 2ab.
-        self._middle = np.asarray(real, np.float64).mean(axis=0)
-        self._real = _Rows(real, self._middle)
+        self._real = Rows(real)
         self._radii = self._real.radii(k)
 
     def of(self, fake: Floats) -> Neighbourhood:
@@ -62,52 +53,22 @@ class RealNeighbourhood:
             ValueError: too few rows, other features than the real ones, NaN or infinity.
         """
         check_pair("generated", fake, "real", self._real.rows, self.k + 1)
-        rows = _Rows(fake, self._middle)
-        radii = rows.radii(self.k)
-        balls, covered = 0, 0
-        inside = np.zeros(len(rows.rows), np.int64)
-        for part in blocks(len(self._real.rows), len(rows.rows)):
-            squared = self._real.squared(part, rows)
-            own = self._radii[part]
-            within = squared < own[:, np.newaxis]
-            inside += within.sum(axis=0)
-            covered += int(within.any(axis=1).sum())
-            balls += int((squared < radii).any(axis=1).sum())
-        reals = len(self._real.rows)
+        radii = Rows(fake).radii(self.k)
+        rows = Rows(fake, self._real.middle)
+        held = np.zeros(len(rows), np.int64)
+        covered, recalled = (np.zeros(len(self._real), np.bool_) for _ in range(2))
+        for (balls, inside), (recalls, _) in self._real.within(rows, self._radii, radii):
+            held += np.bincount(inside, minlength=len(rows))
+            covered[balls] = True
+            recalled[recalls] = True
         return Neighbourhood(
-            precision=float((inside > 0).mean()),
-            recall=balls / reals,
-            density=float(inside.mean()) / self.k,
-            coverage=covered / reals,
+            precision=float((held > 0).mean()),
+            recall=float(recalled.mean()),
+            density=float(held.mean()) / self.k,
+            coverage=float(covered.mean()),
         )
 
 
 def neighbourhood(fake: Floats, real: Floats, k: int = 5) -> Neighbourhood:
     """Figures of generated rows (N, D) among real ones (M, D), see `RealNeighbourhood`."""
     return RealNeighbourhood(real, k).of(fake)
-
-
-class _Rows:
-    """Rows (N, D) moved by `middle`, in float64, with their squared lengths."""
-
-    def __init__(self, rows: Floats, middle: Distances) -> None:
-        self.rows: Distances = np.asarray(rows, np.float64) - middle
-        self.lengths: Distances = np.einsum("nd,nd->n", self.rows, self.rows)
-
-    def squared(self, part: slice, others: "_Rows") -> Distances:
-        """Squared distances (rows of part, all others); equal rows have exactly 0."""
-        found: Distances = self.rows[part] @ others.rows.T
-        found *= -2
-        found += self.lengths[part, np.newaxis]
-        found += others.lengths
-        found[found < _EQUAL * self.lengths[part, np.newaxis]] = 0
-        return found
-
-    def radii(self, k: int) -> Distances:
-        """Squared distance of each row to its k-th nearest other row, a hair smaller so that ties are outside."""
-        radii = np.empty(len(self.rows))
-        for part in blocks(len(self.rows), len(self.rows)):
-            squared = self.squared(part, self)
-            # A row's nearest row is itself, at place 0.
-            radii[part] = np.partition(squared, k, axis=1)[:, k]
-        return radii * _TIE
