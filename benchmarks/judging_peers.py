@@ -89,6 +89,8 @@ def fidelity_precision_recall(fake: Features, real: Features, k: int) -> tuple[f
 def torchmetrics_frechet(fake: Features, real: Features) -> float:
     """Fréchet distance of torchmetrics: its class, with an extractor that gives its input back."""
     import torch
+
+    fidelity()  # torchmetrics imports it where it is installed
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     metric = FrechetInceptionDistance(_Given(), input_img_size=(1, 1, fake.shape[1]))
@@ -101,6 +103,8 @@ def torchmetrics_frechet(fake: Features, real: Features) -> float:
 def torchmetrics_kernel(fake: Features, real: Features) -> float:
     """Kernel distance of torchmetrics of whole sets: one subset that holds all."""
     import torch
+
+    fidelity()
     from torchmetrics.image.kid import KernelInceptionDistance
 
     with warnings.catch_warnings():
@@ -125,5 +129,6 @@ def prdc_neighbourhood(fake: Features, real: Features, k: int) -> dict[str, floa
     """Precision, recall, density and coverage of prdc."""
     from prdc import compute_prdc
 
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it cannot start eight processes inside another
         return {name: float(value) for name, value in compute_prdc(real, fake, k).items()}
