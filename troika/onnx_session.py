@@ -19,6 +19,13 @@ def open_session(model: Path | bytes) -> Any:
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
+def onnxruntime_errors() -> tuple[type[Exception], ...]:
+    """What `open_session` raises where it is given no graph, a damaged one, or one that it cannot run."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415
+
+    return (state.InvalidProtobuf, state.InvalidGraph, state.Fail, state.InvalidArgument, state.NotImplemented)
+
+
 def run_generator(
     session: Any,
     seeds: NDArray[np.int64],

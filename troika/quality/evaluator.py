@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from troika.datasets.contract import Images, Split
 from troika.errors import EvaluatorError
-from troika.onnx_session import open_session
+from troika.onnx_session import onnxruntime_errors, open_session
 from troika.params import Params
 
 _BATCH = 1024
@@ -93,7 +93,7 @@ class Evaluator:
         try:
             inputs = [entry.name for entry in found._session.get_inputs()]
             outputs = [entry.name for entry in found._session.get_outputs()]
-        except _onnxruntime_errors() as error:
+        except onnxruntime_errors() as error:
             raise EvaluatorError(f"evaluator {path} is damaged: {error}; {again} again") from None
         if inputs != ["image"] or outputs[:2] != ["features", "logits"]:
             raise EvaluatorError(
@@ -162,9 +162,3 @@ def turned(images: Images, turn: int) -> Images:
     if images.shape[1] == images.shape[2]:
         return np.rot90(images, turn, axes=(1, 2))
     return images[:, :: -1 if turn & 1 else 1, :: -1 if turn & 2 else 1]
-
-
-def _onnxruntime_errors() -> tuple[type[Exception], ...]:
-    from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415 - as in open_session
-
-    return (state.InvalidProtobuf, state.InvalidGraph, state.Fail, state.InvalidArgument, state.NotImplemented)
