@@ -1,128 +1,185 @@
-"""How fast and in how much memory `prepare_data` works.
+"""How fast and in how much memory `prepare_data` works, and how fast training gets its images.
 
-    python -m benchmarks.data idx        60,000 x 28 x 28 IDX files (random pixels): seconds
-    python -m benchmarks.data scale      a large IDX file of 64 x 64 RGB: seconds, and the process's largest memory
-    python -m benchmarks.data decode     a folder of PNG files, against Pillow alone on the same cores
+    python -m benchmarks.data idx         60,000 x 28 x 28 IDX files: seconds
+    python -m benchmarks.data decode      a folder of PNG files, against Pillow alone on the same cores
+    python -m benchmarks.data scale       a folder of 64 x 64 RGB JPEG files: seconds, memory; --idx: IDX files
+    python -m benchmarks.data webdataset  the same folder packed and read by webdataset, if installed
+    python -m benchmarks.data loader      images that are read in a second against images that are trained on
 
-Each figure is of a fresh process. CPU seconds, summed over all processes, say more than wall seconds where the
-machine is shared.
+Each figure is of a fresh process; what is compared runs in turn. CPU seconds, summed over all processes, say more
+than wall seconds where the machine is shared. Memory is the highest sum of proportional set sizes (PSS) of all
+processes. TROIKA_BENCHMARK_FOLDER says where there is room: 1,000,000 images need 35 GB.
 """
 
 import argparse
 import json
 import os
-import resource
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.machine import describe_machine, table
+from benchmarks import data_loading, data_webdataset
+from benchmarks.data_sources import write_files, write_idx
+from benchmarks.machine import describe_machine, table, tree_bytes, tree_cpu_seconds
+
+_COUNTS = {"idx": 60_000, "decode": 20_000, "scale": 1_000_000, "webdataset": 20_000, "loader": 20_000}
+Figures = dict[str, float]
 
 
 def main() -> None:
     """Run one benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["idx", "scale", "decode"])
-    parser.add_argument("--images", type=int, help="default: 60,000; 1,000,000; 20,000")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--in-process", nargs=2, metavar=("SOURCE", "SIDE"), help=argparse.SUPPRESS)
+    parser.add_argument("what", choices=sorted(_COUNTS))
+    parser.add_argument("--images", type=int, help=", ".join(f"{k}: {v:,}" for k, v in _COUNTS.items()))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--idx", action="store_true", help="scale: one pair of IDX files instead of a folder")
+    parser.add_argument("--in-process", metavar="WHAT", help=argparse.SUPPRESS)
+    parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.in_process:
-        _measured(Path(given.in_process[0]), int(given.in_process[1]))
+        print(json.dumps(_IN_PROCESS[given.in_process](given.source)))
         return
-    rows = []
+    count = given.images or _COUNTS[given.what]
     with tempfile.TemporaryDirectory(dir=os.environ.get("TROIKA_BENCHMARK_FOLDER")) as scratch:
-        folder = Path(scratch)
-        if given.what == "decode":
-            count = given.images or 20_000
-            _write_files(folder / "source", count)
-            for _ in range(given.repeats):  # in turn, so that a change of the machine meets both
-                rows.append(["Pillow alone", f"{count:,}", *_row(_pillow(folder / "source"))])
-                rows.append(["prepare_data", f"{count:,}", *_row(_prepared(folder / "source"))])
+        source = Path(scratch) / "source"
+        if given.what == "idx":
+            write_idx(source, count, (28, 28))
+            rows = _in_turn(["prepare_data"], source, given.rounds)
+        elif given.what == "scale":
+            if given.idx:
+                write_idx(source, count, (64, 64, 3))
+            else:
+                write_files(source, count, "jpg")
+            rows = _in_turn(["prepare_data"], source, 1)
         else:
-            large = given.what == "scale"
-            count = given.images or (1_000_000 if large else 60_000)
-            _write_idx(folder / "source", count, (64, 64, 3) if large else (28, 28))
-            repeats = range(1 if large else given.repeats)
-            rows += [["prepare_data", f"{count:,}", *_row(_prepared(folder / "source"))] for _ in repeats]
-    print(f"\n{describe_machine()}\n")
-    print(table(["what", "images", "wall s", "CPU s", "largest memory MB"], rows))
+            write_files(source, count, "png")
+            what = {
+                "decode": ["Pillow alone", "prepare_data"],
+                "webdataset": ["webdataset", "prepare_data", "webdataset reads", "prepare_data reads"],
+                "loader": ["prepare_data reads", "r3gan trains"],
+            }
+            rows = _in_turn(what[given.what], source, given.rounds)
+    print(f"\n{describe_machine()}; {count:,} images\n")
+    print(table(["what", "round", "wall s", "CPU s", "memory MB", "images/s of wall", "images/s of CPU"], rows))
 
 
-def _row(found: dict[str, float]) -> list[str]:
-    return [f"{found['wall']:.1f}", f"{found['cpu']:.1f}", f"{found['memory']:.0f}"]
+def _in_turn(names: list[str], source: Path, rounds: int) -> list[list[str]]:
+    found: dict[str, list[Figures]] = {name: [] for name in names}
+    rows = []
+    for number in range(1, rounds + 1):
+        for name in names:
+            print(f"round {number}: {name}", file=sys.stderr)
+            found[name].append(_fresh(name, source))
+            rows.append(_row(name, str(number), found[name][-1]))
+    if rounds > 1:
+        for name, each in found.items():
+            rows.append(_row(name, "median", {key: statistics.median(f[key] for f in each) for key in each[0]}))
+    for name in names[1:]:
+        for key in ("wall", "cpu"):
+            speeds = [
+                (b["images"] / b[key]) / (a["images"] / a[key])
+                for a, b in zip(found[names[0]], found[name], strict=True)
+            ]
+            print(
+                f"{name}: {statistics.median(speeds):.2f} times the images/s of {names[0]} "
+                f"({min(speeds):.2f} to {max(speeds):.2f}), by {key} seconds"
+            )
+    return rows
 
 
-def _prepared(source: Path) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.data", "idx", "--in-process", str(source), "0"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def _row(name: str, number: str, found: Figures) -> list[str]:
+    speeds = [f"{found['images'] / found[key]:,.0f}" for key in ("wall", "cpu")]
+    return [name, number, f"{found['wall']:.1f}", f"{found['cpu']:.1f}", f"{found['memory']:.0f}", *speeds]
 
 
-def _measured(source: Path, size: int) -> None:
-    """In a process of its own: prepare once and print what it took, imports left out of the seconds."""
+def _fresh(name: str, source: Path) -> Figures:
+    """In a process of its own, whose memory and that of its children is looked at all the while."""
+    command = [sys.executable, "-m", "benchmarks.data", "idx", "--in-process", name, "--source", str(source)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    peak = 0.0
+
+    def look() -> None:
+        nonlocal peak
+        peak = max(peak, tree_bytes(process.pid))
+
+    with _watching(look):
+        text, _ = process.communicate()
+    if process.returncode:
+        sys.exit(f"{name} failed")
+    found: Figures = json.loads(text.splitlines()[-1])
+    return {**found, "memory": peak / 1e6}
+
+
+def _timed(work: Callable[[], int]) -> Figures:
+    """Imports are done; `work` says how many images it has had in its hands."""
+    seen: dict[int, float] = {}
+    before = sum(tree_cpu_seconds(os.getpid()).values())
+    wall = time.perf_counter()
+    with _watching(lambda: seen.update(tree_cpu_seconds(os.getpid()))):
+        images = work()
+    wall = time.perf_counter() - wall
+    seen.update(tree_cpu_seconds(os.getpid()))
+    return {"wall": wall, "cpu": sum(seen.values()) - before, "images": images}
+
+
+@contextmanager
+def _watching(look: Callable[[], None]) -> Iterator[None]:
+    """Call `look` every fifth of a second."""
+    finished = threading.Event()
+
+    def watch() -> None:
+        while not finished.wait(0.2):
+            look()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        watcher.join()
+
+
+def _prepare(source: Path) -> Figures:
     from components.prepare_data import prepare_data
     from components.step import read_sections, resolve_params
 
-    changes = {"source": "auto", "path": str(source), "image_size": size}
+    changes = {"source": "auto", "path": str(source)}
     params = resolve_params(prepare_data, read_sections(Path("params.yaml"))["prepare_data"], changes)
     with tempfile.TemporaryDirectory(dir=source.parent) as scratch:
         out = Path(scratch)
-        wall, cpu = time.perf_counter(), _cpu_seconds()
-        prepare_data(out / "dataset", out / "data.html", out / "refused.json", params)
-        figures = {"wall": time.perf_counter() - wall, "cpu": _cpu_seconds() - cpu, "memory": _largest_memory()}
-    print(json.dumps(figures))
+
+        def work() -> int:
+            prepare_data(out / "dataset", out / "data.html", out / "refused.json", params)
+            described = json.loads((out / "dataset" / "dataset.json").read_text(encoding="utf-8"))
+            return sum(described["counts"].values())
+
+        found = _timed(work)
+        kept = source.parent / "dataset"
+        if not kept.exists() and found["images"] <= 100_000:
+            (out / "dataset").rename(kept)  # for what reads it
+        return found
 
 
-def _cpu_seconds() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
-
-
-def _largest_memory() -> float:
-    """MB, of this process or of the largest that it has started."""
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return max(resource.getrusage(kind).ru_maxrss for kind in kinds) / 1000
-
-
-def _write_idx(folder: Path, count: int, shape: tuple[int, ...]) -> None:
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    with (folder / f"train-images-idx{len(shape) + 1}-ubyte").open("wb") as file:
-        file.write(bytes([0, 0, 8, len(shape) + 1]) + np.array([count, *shape], ">u4").tobytes())
-        for start in range(0, count, 1000):
-            file.write(rng.bytes(min(1000, count - start) * int(np.prod(shape))))
-    labels = (np.arange(count) % 10).astype(np.uint8)
-    head = bytes([0, 0, 8, 1]) + np.array([count], ">u4").tobytes()
-    (folder / "train-labels-idx1-ubyte").write_bytes(head + labels.tobytes())
-
-
-def _write_files(folder: Path, count: int) -> None:
-    """PNG files of 64 x 64 RGB, smooth as photographs are, in ten folders."""
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    for index in range(count):
-        path = folder / str(index % 10) / f"{index:06}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-        small.resize((64, 64), Image.Resampling.BICUBIC).save(path)
-
-
-def _pillow(folder: Path) -> dict[str, float]:
-    """What Pillow alone needs to decode the same files, on as many processes."""
-    paths = [str(path) for path in sorted(folder.rglob("*.png"))]
+def _pillow(source: Path) -> Figures:
+    """What Pillow alone needs to decode the same files, on as many processes; nothing is kept."""
+    paths = [str(path) for path in sorted(source.rglob("*.png"))]
     pieces = [paths[start : start + 256] for start in range(0, len(paths), 256)]
-    wall, cpu = time.perf_counter(), _cpu_seconds()
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        assert sum(pool.map(_decode, pieces)) == len(paths)
-    return {"wall": time.perf_counter() - wall, "cpu": _cpu_seconds() - cpu, "memory": 0}
+
+    def work() -> int:
+        with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            return sum(pool.map(_decode, pieces))
+
+    return _timed(work)
 
 
 def _decode(paths: list[str]) -> int:
@@ -132,6 +189,27 @@ def _decode(paths: list[str]) -> int:
         with Image.open(path) as image:
             np.asarray(image.convert("RGB"))
     return len(paths)
+
+
+def _read(source: Path) -> Figures:
+    dataset = source.parent / "dataset"
+    if not dataset.exists():
+        _prepare(source)
+    return _timed(data_loading.reader(dataset))
+
+
+def _train(source: Path) -> Figures:
+    return _timed(data_loading.trainer(source.parent / "dataset"))
+
+
+_IN_PROCESS: dict[str, Callable[[Path], Figures]] = {
+    "prepare_data": _prepare,
+    "Pillow alone": _pillow,
+    "prepare_data reads": _read,
+    "r3gan trains": _train,
+    "webdataset": lambda source: _timed(data_webdataset.packer(source, source.parent / "packed")),
+    "webdataset reads": lambda source: _timed(data_webdataset.reader(source.parent / "packed")),
+}
 
 
 if __name__ == "__main__":

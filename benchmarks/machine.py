@@ -1,8 +1,12 @@
-"""In words, the machine that a table was measured on."""
+"""In words, the machine that a table was measured on; the memory of processes."""
 
 import os
 import platform
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 
 def describe_machine() -> str:
@@ -21,3 +25,23 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def tree_bytes(pid: int) -> float:
+    """Sum of the proportional set sizes of a process and all below it."""
+    return sum(_of_tree(pid, lambda process: process.memory_full_info().pss).values())
+
+
+def tree_cpu_seconds(pid: int) -> dict[int, float]:
+    """CPU seconds that a process and each one below it has had, by process; also of those nobody waits for."""
+    return _of_tree(pid, lambda process: sum(process.cpu_times()[:2]))
+
+
+def _of_tree(pid: int, look: Callable[[psutil.Process], float]) -> dict[int, float]:
+    found: dict[int, float] = {}
+    with suppress(psutil.Error):
+        root = psutil.Process(pid)
+        for process in [root, *root.children(recursive=True)]:
+            with suppress(psutil.Error):
+                found[process.pid] = look(process)
+    return found

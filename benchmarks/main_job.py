@@ -16,9 +16,7 @@ import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import psutil
-
-from benchmarks.machine import describe_machine, table
+from benchmarks.machine import describe_machine, table, tree_bytes
 
 _STAMP = re.compile(r"^(\d\d:\d\d:\d\d\.\d{3}) - INFO - (Executing task|Task) \S*?'([\w-]+)'\S*( finished)?")
 
@@ -81,7 +79,7 @@ def _measure(command: list[str]) -> tuple[float, float, str]:
     def watch() -> None:
         nonlocal peak
         while not finished.wait(0.25):
-            peak = max(peak, _tree_bytes(process.pid))
+            peak = max(peak, tree_bytes(process.pid))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -92,20 +90,6 @@ def _measure(command: list[str]) -> tuple[float, float, str]:
     if process.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{text}")
     return seconds, peak, text
-
-
-def _tree_bytes(pid: int) -> float:
-    total = 0.0
-    try:
-        root = psutil.Process(pid)
-        for process in [root, *root.children(recursive=True)]:
-            try:
-                total += process.memory_full_info().pss
-            except psutil.Error:
-                continue
-    except psutil.Error:
-        pass
-    return total
 
 
 def _step_seconds(log: Path) -> dict[str, float]:

@@ -63,7 +63,7 @@ def prepare_data(dataset: Path, report: Path, refused: Path, params: PrepareData
             prepared = prepare(new, source, params, findings, refused)
         finally:
             write_atomic(refused, json.dumps(findings.as_data(source.count), indent=1) + "\n")
-    opened = Dataset.open(dataset)
+    opened = Dataset.open(dataset, just_written=True)
     drift = compare(previous, profile_of(opened)) if previous else None
     write_report(report, opened, prepared, findings, dvc_hash(dataset), drift)
     _print_summary(opened.info, findings, drift)

@@ -88,7 +88,7 @@ def section_of(step: Step, sections: Mapping[str, Mapping[str, Any]], path: Path
 
 PAUSED = 75
 """Exit status of a step that has saved where it was and wants to be started again: EX_TEMPFAIL of sysexits.h."""
-_THE_MACHINES_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_THE_MACHINES_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 @contextmanager

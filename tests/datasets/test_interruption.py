@@ -1,6 +1,7 @@
 """A killed run leaves no half dataset, the next one completes, two at once do not disturb each other."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from quick import REPOSITORY
-from raw_images import prepare, random_images
+from raw_images import prepare, prepare_params, random_images
 
 from troika import folders
 from troika.errors import DatasetError
@@ -72,6 +74,67 @@ def test_a_disk_that_is_too_small_is_told_before_any_work(
     monkeypatch.setattr("troika.datasets.preparation.shutil.disk_usage", lambda path: usage)
     with pytest.raises(DatasetError, match=r"needs 0\.0 GB in .*, where 0\.0 GB are free; make room"):
         prepare(tmp_path / "out", source)
+    assert prepare_names(tmp_path) == []
+
+
+KILLED_THERE = """
+import sys, time
+from troika.datasets import preparation
+there = getattr(preparation, sys.argv[1])
+whole = there.add
+def add(*arguments):
+    whole(*arguments)
+    print("begun", flush=True)
+    time.sleep(60)
+there.add = add
+from components.prepare_data import prepare_data
+from components.step import run_step
+run_step(prepare_data, sys.argv[2:])
+"""
+
+
+def arguments(tmp_path: Path, source: Path) -> list[str]:
+    """Of the step's command, with the parameters of `prepare` here."""
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"prepare_data": prepare_params().model_dump()}))
+    paths = {"dataset": "dataset", "report": "data.html", "refused": "refused.json"}
+    options = [text for name, file in paths.items() for text in (f"--{name}", str(tmp_path / "out" / file))]
+    changes = ["--set", "source=auto", "--set", f"path={source}"]
+    return [*options, "--params", str(tmp_path / "params.yaml"), *changes]
+
+
+@pytest.mark.parametrize("where", ["Spool", "SplitWriter"])
+def test_the_step_killed_while_reading_or_writing_leaves_nothing_and_its_repeat_completes(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(folders, "_YOUNG_SECONDS", 0)
+    command = [sys.executable, "-c", KILLED_THERE, where, *arguments(tmp_path, source)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        half = next((tmp_path / "out").glob(".dataset.*"))
+        assert any(file.is_file() for file in half.rglob("*")), "the control: it was at work"
+        process.kill()
+    assert not (tmp_path / "out" / "dataset").exists()
+    again = prepare(tmp_path / "out", source).dataset.info
+    assert prepare_names(tmp_path) == ["dataset"]
+    assert again == prepare(tmp_path / "whole", source).dataset.info
+
+
+def test_a_disk_that_fills_up_meanwhile_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    """Here the system stops each file at 64 kB, as a quota would; the images are 94 kB."""
+    np.savez(tmp_path / "images.npz", images=random_images(120, size=(28, 28)), labels=np.arange(120) % 2)
+    done = subprocess.run(
+        [sys.executable, "-m", "components.prepare_data", *arguments(tmp_path, tmp_path / "images.npz")],
+        cwd=REPOSITORY,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (64_000, 64_000)),
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (
+        1,
+        "error: File too large; make room, or give a folder that may be written\n",
+    ), done.stderr
     assert prepare_names(tmp_path) == []
 
 

@@ -108,8 +108,12 @@ class Dataset:
         return Split(np.concatenate(arrays), labels)
 
     @classmethod
-    def open(cls, folder: Path) -> "Dataset":
+    def open(cls, folder: Path, *, just_written: bool = False) -> "Dataset":
         """Open `folder`, checking arrays against `dataset.json`, the content hash included.
+
+        Args:
+            folder: that prepare_data wrote.
+            just_written: by the caller, so that its pixels need not be read again for the hash.
 
         Raises:
             DatasetError: no dataset there, or its arrays are not those that were prepared.
@@ -136,7 +140,10 @@ class Dataset:
             _check_array(folder / name / "labels.npy", labels, np.int64, (count,))
             images = parts[0] if len(parts) == 1 else cast(Images, ShardedImages(parts))
             splits[name] = Split(images, labels)
-            keys[name] = keys_of_files(files, parts)
+            if not just_written:
+                keys[name] = keys_of_files(files, parts)
+        if just_written:
+            return cls(folder, info, splits)
         found = content_hash(info.shape, info.classes, keys, {name: splits[name].labels for name in SPLITS})
         if found != info.content_hash:
             raise DatasetError(

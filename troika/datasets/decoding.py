@@ -141,7 +141,9 @@ def _decode(path: str, form: Form, mine: list[tuple[str, str]], sizes: list[tupl
             picture = _sized(picture, form, problem)
             if form.channels == 1 and not form.colour_allowed and picture.mode != "L":
                 raise _Colour
-            picture = picture.convert("L" if form.channels == 1 else "RGB")
+            mode = "L" if form.channels == 1 else "RGB"
+            if picture.mode != mode:  # to the same mode, Pillow would copy
+                picture = picture.convert(mode)
     except UnidentifiedImageError:
         if Path(path).stat().st_size == 0:
             raise _Unusable("empty_file", "the file is empty") from None

@@ -83,6 +83,7 @@ def prepare(
 
 
 _SPOOL = ".spool"
+_LOOK = 2**20
 
 
 def _in_colour(source: ImageSource) -> ImageSource:
@@ -120,6 +121,15 @@ def _prepare(
         info = _write(folder, spool, replace(source, classes=classes), facts, labels, splits, params)
     (folder / _SPOOL).rmdir()
     return Prepared(info, facts, labels, splits, sizes, source.count)
+
+
+def _note_levels(seen: NDArray[np.bool_], images: NDArray[np.uint8]) -> None:
+    """Mark the levels of `images` in `seen`, bool (256,); stops looking once there is nothing new to see."""
+    flat = images.reshape(-1)
+    for start in range(0, len(flat), _LOOK):
+        if seen.all():
+            return
+        seen |= np.bincount(flat[start : start + _LOOK], minlength=256) > 0
 
 
 def _check_room(folder: Path, size: int) -> None:
@@ -160,8 +170,8 @@ def _write(
                 chosen = images[mine]
                 writers[name].add(chosen)
                 order[name].append(members[mine])
-                if name == "train" and not seen.all():
-                    seen[np.unique(chosen)] = True
+                if name == "train":
+                    _note_levels(seen, chosen)
     ordered = {name: np.concatenate(parts) if parts else np.empty(0, np.int64) for name, parts in order.items()}
     return finish(
         folder,

@@ -163,7 +163,7 @@ def _links_outside(root: Path, names: Sequence[str]) -> set[int]:
     inside = root.resolve()
     found = set()
     for index, name in enumerate(names):
-        path = root / name
-        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+        path = os.path.join(root, name)  # noqa: PTH118 - faster
+        if os.path.islink(path) and not Path(path).resolve().is_relative_to(inside):  # noqa: PTH114
             found.add(index)
     return found

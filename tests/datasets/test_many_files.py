@@ -1,0 +1,73 @@
+"""Folders with so many files that processes decode them; pages of sets with many classes and large images."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from raw_images import prepare, prepare_npz, random_images, write_folder
+
+from troika.datasets.decoding import Form
+from troika.datasets.sources import folder as folder_source
+from troika.errors import DatasetError
+
+IMAGES, LABELS = random_images(150), np.arange(150) % 2
+
+
+@pytest.fixture
+def by_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker processes for any number of files, in pieces of eight."""
+    monkeypatch.setattr(folder_source, "_INLINE_FILES", 0)
+    monkeypatch.setattr(folder_source, "_MOST_FILES_IN_BLOCK", 8)
+    monkeypatch.setattr(folder_source, "usable_cores", lambda: 2)
+
+
+def write(root: Path) -> Path:
+    write_folder(root, IMAGES, LABELS)
+    (root / "a" / "0007.png").write_bytes(b"no image")
+    content = (root / "b" / "0101.png").read_bytes()
+    (root / "b" / "0101.png").write_bytes(content[: len(content) // 2])
+    return root
+
+
+def test_processes_give_what_one_process_gives(tmp_path: Path, by_processes: None) -> None:
+    source = write(tmp_path / "images")
+    many = prepare(tmp_path / "many", source)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folder_source, "_INLINE_FILES", 1000)
+        one = prepare(tmp_path / "one", source)
+    assert many.dataset.info == one.dataset.info
+    assert many.refused == one.refused
+    assert set(many.quarantined()) == {"a/0007.png", "b/0101.png"}
+    # One image in colour, which no look at a few headers sees: all is read anew.
+    Image.fromarray(random_images(1, channels=3)[0]).save(source / "b" / "0033.png")
+    assert prepare(tmp_path / "colour", source).dataset.info.shape == (4, 3, 3)
+
+
+def die(root: str, form: Form, names: list[str]) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_is_told_and_leaves_nothing(
+    tmp_path: Path, by_processes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write(tmp_path / "images")
+    monkeypatch.setattr(folder_source, "_decode_piece", die)
+    with pytest.raises(DatasetError, match=r"a process that decodes images of .* was ended from outside"):
+        prepare(tmp_path / "out", source)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["refused.json"]
+
+
+def test_a_page_of_many_classes_and_large_images_stays_small(tmp_path: Path) -> None:
+    images = random_images(1200, channels=3, size=(128, 128))  # noise, which no picture format makes smaller
+    names = np.array([f"{number} {'long name of a class ' * 10}" for number in range(30)])
+    np.savez(tmp_path / "images.npz", images=images, labels=np.arange(1200) % 30, classes=names)
+    made = prepare(tmp_path, tmp_path / "images.npz")
+    assert 100_000 < len(made.report.encode()) < 2_000_000
+
+
+def test_a_page_of_five_hundred_classes_stays_small(tmp_path: Path) -> None:
+    prepare_npz(tmp_path, random_images(30_000), np.arange(30_000) % 500)
+    assert (tmp_path / "data.html").stat().st_size < 2_000_000
