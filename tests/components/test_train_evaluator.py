@@ -58,10 +58,9 @@ def test_the_file_says_what_it_was_made_from(trained: Path, dataset: Path) -> No
 
 
 def test_the_same_dataset_and_parameters_give_the_same_file(trained: Path, dataset: Path, tmp_path: Path) -> None:
-    again, other = tmp_path / "again.onnx", tmp_path / "other.onnx"
+    again = tmp_path / "again.onnx"
     train_evaluator(dataset, again, BRIEF)
     assert again.read_bytes() == trained.read_bytes()
-    assert train_evaluator(dataset, other, BRIEF.model_copy(update={"seed": 1})) != Evaluator.open(again).digest
 
 
 def test_the_evaluator_of_another_dataset_is_refused(trained: Path) -> None:
