@@ -118,6 +118,8 @@ def _compare(rows: int, dimensions: int, repeats: int) -> str:
             for judge in judges:
                 with context.Pool(1) as process:
                     found, took, more = process.apply(_run, (name, judge, rows, dimensions))
+                    process.close()
+                    process.join()
                 seconds.setdefault((name, judge), []).append(took)
                 memory[name, judge] = max(more, memory.get((name, judge), 0.0))
                 figures.append(found)

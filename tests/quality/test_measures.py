@@ -167,6 +167,19 @@ def test_distances_are_finite_for_a_collapsed_generator() -> None:
     assert frechet_distance_at_infinity(batches, real) == pytest.approx(frechet_distance(collapsed, real))
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e6, 1e14])
+def test_distances_are_finite_whatever_the_scale(scale: float) -> None:
+    fake, real = (rows / 10 for rows in features_of_two(300, 16))
+    large = frechet_distance(fake * np.float32(scale), real * np.float32(scale))
+    assert large == pytest.approx(scale**2 * frechet_distance(fake, real), rel=1e-4)
+    kernel = kernel_distance(fake * np.float32(scale), real * np.float32(scale))
+    assert math.isfinite(kernel)
+    # What is left of (x y / D + 1)^3 for large x is its cube, so the whole grows with the sixth power.
+    if scale > 1:
+        smaller = kernel_distance(fake * np.float32(scale / 10), real * np.float32(scale / 10))
+        assert kernel == pytest.approx(1e6 * smaller, rel=1e-4)
+
+
 def test_feature_scale_is_the_distance_of_always_the_average() -> None:
     _, real = features_of_two(300, 16)
     average = np.repeat(real.mean(axis=0, dtype=np.float64)[np.newaxis], 10, axis=0)

@@ -12,6 +12,8 @@ from troika.quality.rows import Floats, blocks, check_pair, check_rows
 
 Counts = NDArray[np.int64]
 
+_LARGE = 1e4
+
 
 def labels_to_ask_for(held_out: Counts, size: int, rng: np.random.Generator) -> Counts:
     """Labels (size,) in random order with the class mix of the held-out ones (N,), as near as can be.
@@ -104,8 +106,8 @@ class RealKernel:
 
 
 def _with_one(rows: Floats) -> Floats:
-    """Rows (N, D + 1) whose products are x y / D + 1; float32 stays float32."""
-    kind = np.result_type(rows.dtype, np.float32)
+    """Rows (N, D + 1) whose products are x y / D + 1; float32 stays float32 where cubes of products have room."""
+    kind = np.result_type(rows.dtype, np.float32 if np.abs(rows).max() < _LARGE else np.float64)
     scaled = rows.astype(kind) / kind.type(rows.shape[1] ** 0.5)
     wide: Floats = np.concatenate([scaled, np.ones((len(rows), 1), kind)], axis=1)
     return wide
