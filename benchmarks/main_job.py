@@ -113,11 +113,13 @@ def _plain_calls(home: Path) -> None:
     """The whole job without KFP."""
     from components.evaluate import evaluate
     from components.export_model import export_model
+    from components.find_champion import find_champion
     from components.prepare_data import prepare_data
     from components.publish_model import publish_model
     from components.release_model import release_model
     from components.step import read_sections, resolve_params
     from components.train import train
+    from components.train_evaluator import train_evaluator
     from troika.pictures import grid, save_png
     from troika.releases import local
     from troika.serving.client import Client
@@ -126,16 +128,35 @@ def _plain_calls(home: Path) -> None:
     sections = read_sections(Path("params.yaml"))
     params = {
         step.__name__: resolve_params(step, sections[step.__name__])
-        for step in (prepare_data, train, export_model, evaluate, release_model)
+        for step in (
+            prepare_data,
+            train,
+            export_model,
+            train_evaluator,
+            find_champion,
+            evaluate,
+            release_model,
+        )
     }
     remote = local.release_remote(home)
     prepare_data(home / "dataset", home / "data.html", home / "refused.json", params["prepare_data"])
     train(home / "dataset", home / "checkpoint", home / "history.jsonl", params["train"])
     export_model(home / "checkpoint", home / "bundle", params["export_model"])
     verdict, reference, report = (home / name for name in ("verdict.json", "reference.npz", "report.html"))
+    evaluator, champion = home / "evaluator.onnx", home / "champion.json"
+    train_evaluator(home / "dataset", evaluator, params["train_evaluator"])
+    find_champion(champion, remote, "local", params["find_champion"])
     evaluate(
-        home / "bundle", home / "dataset", verdict, reference, report, home / "m.json", params["evaluate"]
-    )  # fmt: skip
+        home / "bundle",
+        home / "dataset",
+        evaluator,
+        champion,
+        verdict,
+        reference,
+        report,
+        home / "m.json",
+        params["evaluate"],
+    )
     publish_model(home / "bundle", verdict, reference, home / "published.json", str(home / "store"))
     release_model(home / "published.json", home / "release.json", remote, "local", params["release_model"])
     with serve_release(remote, "local", home / "serving", exit_seconds=0) as server:  # noqa: SIM117

@@ -18,6 +18,7 @@ from components.export_model import export_model
 from components.prepare_data import prepare_data
 from components.step import read_sections, resolve_params
 from components.train import train
+from components.train_evaluator import train_evaluator
 
 FIGURES = ("label_agreement", "frechet_distance", "frechet_distance_to_train", "class_balance")
 
@@ -35,6 +36,11 @@ def main() -> None:
         home = Path(scratch)
         params = resolve_params(prepare_data, sections["prepare_data"])
         prepare_data(home / "dataset", home / "data.html", home / "refused.json", params)
+        # No champion: each is held against the limits.
+        (home / "champion.json").write_text("{}")
+        train_evaluator(
+            home / "dataset", home / "evaluator.onnx", resolve_params(train_evaluator, sections["train_evaluator"])
+        )
         _, speed = _train(home, sections, {"preset": "article", "steps": 500})
         for seed in range(given.seeds):
             chosen = {"preset": sections["train"]["preset"], "seed": seed}
@@ -72,6 +78,8 @@ def _judge(home: Path, sections: dict[str, Any]) -> dict[str, Any]:
     evaluate(
         home / "bundle",
         home / "dataset",
+        home / "evaluator.onnx",
+        home / "champion.json",
         verdict,
         home / "reference.npz",
         home / "report.html",

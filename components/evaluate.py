@@ -1,41 +1,57 @@
 """Evaluate a bundle: judge the exported graph against held-out images -> verdict, its reference, report, metrics.
 
-Judges what will be served, never the training object. Does not stop anything by itself: publish_model refuses
-whatever has no `promote` verdict.
+Judges what will be served, never the training object; against limits, and against the released model. Does not
+stop anything by itself: publish_model refuses whatever has no `promote` verdict.
 """
 
 import json
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from components.step import run_step
-from troika.datasets.contract import Dataset
-from troika.errors import BundleError
+from troika.datasets.contract import Dataset, Images
+from troika.errors import BundleError, ReleaseError
 from troika.folders import write_atomic
 from troika.lineage import code_commit
-from troika.pages import write_page
+from troika.models.latents import draw_latents
 from troika.params import Params
-from troika.pictures import data_uri, grid
-from troika.quality.evaluator import EvaluatorParams
-from troika.quality.gate import Judgement, Limit, decide
+from troika.quality.challenge import ChampionParams
+from troika.quality.evaluator import Evaluator
+from troika.quality.gate import Limit, Measure
 from troika.quality.generator import OnnxGenerator
-from troika.quality.judge import Judged, SampleParams, measure
-from troika.quality.reference import Reference, digest_of_reference
+from troika.quality.interpolation import interpolate
+from troika.quality.judge import Judged, SampleParams, judge
+from troika.quality.real import RealSide
+from troika.quality.reference import digest_of_reference
+from troika.quality.report import write_report
+from troika.quality.self_test import SelfTestRow, self_test
+from troika.quality.verdict import Champion, Verdict
+from troika.releases import local
 from troika.releases.bundle import Bundle
+from troika.releases.store import fetch
+
+_ROWS = 10
+"""Of latent interpolation."""
 
 
 class EvaluateParams(Params):
     """Section `evaluate` of params.yaml."""
 
     samples: SampleParams
-    evaluator: EvaluatorParams
     limits: dict[str, Limit]
+    champion: ChampionParams
+    self_test: bool
+    """Whether known-bad generators go through the gate first."""
 
 
 def evaluate(
     bundle: Path,
     dataset: Path,
+    evaluator: Path,
+    champion: Path,
     verdict: Path,
     reference: Path,
     report: Path,
@@ -47,7 +63,9 @@ def evaluate(
     Args:
         bundle: folder that export_model wrote.
         dataset: the dataset that the model was trained on; its held-out images are the reference.
-        verdict: JSON file to write: decision, reasons, figures with intervals, digests.
+        evaluator: file that train_evaluator wrote for this dataset.
+        champion: file that find_champion wrote.
+        verdict: JSON file to write: decision, reasons, figures with intervals, digests; see docs/verdict.md.
         reference: file to write: what the figures were measured against, for who measures the live model.
         report: HTML page to write.
         metrics: JSON file to write: figure name -> value, for DVC and Kubeflow.
@@ -58,9 +76,10 @@ def evaluate(
 
     Raises:
         BundleError: the bundle is damaged, or was trained on another dataset.
+        EvaluatorError: the evaluator is not one, or was trained on another dataset.
+        StoreError: the champion cannot be fetched.
+        GateBrokenError: the gate would promote a generator that is known to be bad.
     """
-    from troika.quality.evaluator_training import train_evaluator  # noqa: PLC0415 - imports PyTorch
-
     opened, data = Bundle.open(bundle), Dataset.open(dataset)
     trained_on = opened.lineage.get("dataset", {}).get("content_hash")
     if trained_on != data.info.content_hash:
@@ -68,81 +87,125 @@ def evaluate(
             f"{bundle} was trained on dataset {trained_on}, but {dataset} is {data.info.content_hash}; "
             "evaluate with the dataset of the training run"
         )
-    evaluator = train_evaluator(data.train, data.info.shape, len(data.info.classes), params.evaluator)
-    judged = measure(
-        OnnxGenerator(opened.graph),
-        data,
-        evaluator,
-        params.samples,
+    real = RealSide(
+        data, Evaluator.open(evaluator, data.info.content_hash), params.samples.batch_size, params.samples.real
     )
-    judgement = decide(judged.measures, params.limits)
-    content = Reference.of(data, evaluator).to_bytes()
+    with tempfile.TemporaryDirectory(prefix="troika-champion-") as scratch:
+        released = _champion(champion, opened, data, Path(scratch), params.champion)
+        judged = judge(
+            OnnxGenerator(opened.graph), real, params.samples, params.limits, released.generator, params.champion
+        )
+        tested = _self_test(real, judged, params)
+        interpolation = _interpolation(OnnxGenerator(opened.graph), data, judged)
+    content = real.reference.to_bytes()
+    found = Verdict.of(
+        judged,
+        model=opened.model,
+        identity={
+            "bundle_digest": opened.digest,
+            "dataset_content_hash": data.info.content_hash,
+            "evaluator_digest": real.evaluator.digest,
+            "reference_sha256": digest_of_reference(content),
+            "code_commit": code_commit(),
+        },
+        self_test=tested,
+        champion=released.record,
+        champion_note=released.note,
+        params=params.model_dump(exclude_none=True),
+    )
     write_atomic(reference, content)
-    identity = {
-        "bundle_digest": opened.digest,
-        "dataset_content_hash": data.info.content_hash,
-        "evaluator_digest": evaluator.digest,
-        "reference_sha256": digest_of_reference(content),
-        "code_commit": code_commit(),
-    }
-    record = {
-        "schema_version": 1,
-        "model": opened.model,
-        **identity,
-        **judgement.model_dump(),
-        "params": params.model_dump(exclude_none=True),
-    }
-    write_atomic(verdict, json.dumps(record, indent=1) + "\n")
-    figures = {m.name: m.value for m in judgement.measures if m.value is not None}
-    write_atomic(metrics, json.dumps({**figures, "promoted": judgement.decision == "promote"}, indent=1) + "\n")
-    _write_report(report, opened, data, judged, judgement, identity, params)
-    _print_summary(judgement)
-    return judgement.decision
-
-
-def _write_report(
-    path: Path,
-    bundle: Bundle,
-    dataset: Dataset,
-    judged: Judged,
-    judgement: Judgement,
-    identity: dict[str, str],
-    params: EvaluateParams,
-) -> None:
-    scale = max(1, 40 // dataset.info.shape[0])
-    held_out = dataset.held_out
-    real = np.concatenate(
-        [
-            held_out.images[np.resize(np.flatnonzero(held_out.labels == label), 10)]
-            for label in range(len(dataset.info.classes))
-        ]
+    write_atomic(verdict, found.to_json())
+    figures = {m.name: m.value for m in judged.judgement.measures if m.value is not None}
+    write_atomic(metrics, json.dumps({**figures, "promoted": judged.decision == "promote"}, indent=1) + "\n")
+    write_report(
+        report,
+        verdict=found,
+        judged=judged,
+        real=real,
+        spec=opened.spec,
+        lineage=opened.lineage,
+        interpolation=interpolation,
+        rollback=f"troika rollback --to {released.environment}" if released.environment else None,
     )
-    write_page(
-        path,
-        "evaluation.html.j2",
-        model=bundle.model,
-        spec=bundle.spec,
-        judgement=judgement,
-        classes=dataset.info.classes,
-        total=params.samples.batches * params.samples.batch_size,
-        samples=data_uri(grid(judged.gallery, 10, scale)),
-        real=data_uri(grid(real, 10, scale)),
-        confusion=judged.confusion.tolist(),
-        identity=identity,
+    _print_summary(found)
+    return judged.decision
+
+
+@dataclass(frozen=True)
+class _Released:
+    generator: OnnxGenerator | None
+    record: Champion | None
+    """None where nothing is released."""
+    note: str
+    environment: str
+
+
+def _champion(path: Path, bundle: Bundle, data: Dataset, scratch: Path, params: ChampionParams) -> _Released:
+    try:
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+        environment = str(found.pop("environment", ""))
+        if not found:
+            note = "nothing is released yet that it would have to beat"
+            return _Released(None, None, note, environment)
+        store = str(found.pop("store"))
+        record = Champion.model_validate(found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ReleaseError(f"{path} is not what find_champion writes ({error!r}); run find_champion") from None
+    if params.must == "ignore":
+        note = "the champion does not count (evaluate.champion.must is ignore), limits alone do"
+        return _Released(None, record, note, environment)
+    if record.digest == bundle.digest:
+        return _Released(None, record, "it is the champion itself, so limits alone count", environment)
+    champion = fetch(store, record.model, record.digest, scratch / "champion", public_key=local.verify_key())
+    made = {name: champion.spec.get(name) for name in ("image_shape", "num_classes")}
+    wanted = {"image_shape": list(data.info.shape), "num_classes": len(data.info.classes)}
+    if made != wanted:
+        note = f"the champion makes other images ({made}, not {wanted}), so limits alone count"
+        return _Released(None, record, note, environment)
+    return _Released(
+        OnnxGenerator(champion.graph), record, f"the champion is version {record.version}", environment
     )
 
 
-def _print_summary(judgement: Judgement) -> None:
-    for m in judgement.measures:
-        if m.value is None:
-            print(f"  {m.name:<26} {m.note}")
-            continue
-        interval = f"[{m.low:.4g}, {m.high:.4g}]" if m.low is not None else ""
-        limit = f"{m.limit}  {m.result}" if m.limit else ""
-        print(f"  {m.name:<26} {m.value:<8.4g} {interval:<20} {limit}".rstrip())
-    print(f"verdict: {judgement.decision}")
-    for reason in judgement.reasons:
-        print(f"  {reason}")
+def _self_test(real: RealSide, judged: Judged, params: EvaluateParams) -> list[SelfTestRow]:
+    if not params.self_test:
+        print("  warning: the gate was not tested against known-bad generators (evaluate.self_test is false)")
+        return []
+    tally = judged.champion or judged.tally
+    return self_test(real, params.samples, params.limits, params.champion, tally)
+
+
+def _interpolation(generator: OnnxGenerator, data: Dataset, judged: Judged) -> Images | None:
+    """From the image of seed 2r to that of seed 2r + 1, row by row; None for what gives no images."""
+    if not judged.tally.samples:
+        return None
+    rows = min(len(data.info.classes), _ROWS) if judged.tally.conditional else _ROWS
+    ends = draw_latents(np.arange(2 * rows), generator.latent_size).reshape(rows, 2, -1)
+    return interpolate(generator, ends, np.arange(rows))
+
+
+def _print_summary(verdict: Verdict) -> None:
+    for m in verdict.measures:
+        if m.limit or m.name.startswith("frechet"):
+            print(_line(m))
+    bad = [row for row in verdict.self_test if not row.control]
+    if bad:
+        print(f"gate's self-test: {len(bad)} of {len(bad)} known-bad generators refused")
+    for row in verdict.self_test:
+        if row.control and row.decision == "reject":
+            print(f"  but real images would not pass either: {row.reason}")
+    print(verdict.headline)
+    if verdict.decision != "promote":
+        for reason in verdict.reasons:
+            print(f"  {reason}")
+
+
+def _line(m: Measure) -> str:
+    if m.value is None:
+        return f"  {m.name:<26} {m.note}"
+    interval = f"[{m.low:.4g}, {m.high:.4g}]" if m.low is not None else ""
+    limit = f"{m.limit}  {m.result}" if m.limit else ""
+    return f"  {m.name:<26} {m.value:<8.4g} {interval:<20} {limit}".rstrip()
 
 
 if __name__ == "__main__":

@@ -22,8 +22,19 @@ from troika.params import Params, merge, parse_assignments, read_params
 Step = Callable[..., Any]
 
 
-STEPS = ("prepare_data", "train", "export_model", "evaluate", "publish_model", "release_model")
+STEPS = (
+    "prepare_data",
+    "train",
+    "export_model",
+    "train_evaluator",
+    "find_champion",
+    "evaluate",
+    "publish_model",
+    "release_model",
+)
 """In the order of the graph; each is a module here, and a section of params.yaml where it has parameters."""
+OUTSIDE = ("find_champion", "publish_model", "release_model")
+"""Steps that look at or change what lies outside the run: an earlier run's answer says nothing."""
 
 
 def params_type(step: Step) -> type[Params] | None:

@@ -1,4 +1,7 @@
-"""The graph: prepare_data -> train -> export_model -> evaluate -> publish_model -> release_model."""
+"""The graph: prepare_data -> train -> export_model -> evaluate -> publish_model -> release_model.
+
+To evaluate, train_evaluator gives the eyes, and find_champion the model that is to be beaten.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -24,7 +27,7 @@ def train_and_release(
     component: Callable[..., Any] = lambda step: dsl.component(  # noqa: E731
         step, base_image=image, install_kfp_package=False
     )
-    data, train, limits = sections["prepare_data"], sections["train"], sections["evaluate"]["limits"]
+    data, train, gate = sections["prepare_data"], sections["train"], sections["evaluate"]
 
     class Outputs(NamedTuple):
         decision: str
@@ -53,8 +56,9 @@ def train_and_release(
         steps: int = train["steps"],
         seed: int = train["seed"],
         model_name: str = sections["export_model"]["model_name"],
-        min_label_agreement: float = limits["label_agreement"]["at_least"],
-        max_frechet_distance: float = limits["frechet_distance"]["at_most"],
+        champion_must: str = gate["champion"]["must"],
+        label_agreement_margin: float = gate["limits"]["label_agreement"]["below_floor"],
+        frechet_distance_margin: float = gate["limits"]["frechet_distance"]["above_floor"],
         overrides: dict = {},  # type: ignore[type-arg]  # noqa: B006 - KFP reads it, nobody changes it
     ) -> Outputs:
         """Train a generative model, judge it, and release it if it passes.
@@ -74,8 +78,11 @@ def train_and_release(
             steps: Training steps of one batch each.
             seed: Seed of training; another seed gives another model of about the same quality.
             model_name: Name under which Triton serves the model.
-            min_label_agreement: Gate: least share of samples that show the requested class, 0..1.
-            max_frechet_distance: Gate: largest Fréchet distance to held-out images on evaluator features.
+            champion_must: Gate: what it takes to replace the released model: beat it, match it, or ignore it.
+            label_agreement_margin: Gate: how far the share of samples that show the requested class may lie below
+                that of real images, 0..1.
+            frechet_distance_margin: Gate: how far the Fréchet distance to held-out images may lie above that of
+                real images, as a share of their features' variance.
             overrides: Advanced: any other value of params.yaml, such as {"train": {"batch_size": 256}}.
         """
         prepared = component(wrappers.prepare_data)(
@@ -102,13 +109,27 @@ def train_and_release(
             model_name=model_name,
             checkpoint=trained.outputs["checkpoint"],
         )
-        evaluated = component(wrappers.evaluate)(
-            params=dict(sections["evaluate"]),
+        seen = component(wrappers.train_evaluator)(
+            params=dict(sections["train_evaluator"]),
             overrides=overrides,
-            min_label_agreement=min_label_agreement,
-            max_frechet_distance=max_frechet_distance,
+            dataset=prepared.outputs["dataset"],
+        )
+        found = component(wrappers.find_champion)(
+            params=dict(sections["find_champion"]),
+            overrides=overrides,
+            remote=release_remote,
+            environment=environment,
+        )
+        evaluated = component(wrappers.evaluate)(
+            params=dict(gate),
+            overrides=overrides,
+            champion_must=champion_must,
+            label_agreement_margin=label_agreement_margin,
+            frechet_distance_margin=frechet_distance_margin,
+            champion=found.output,
             bundle=exported.outputs["bundle"],
             dataset=prepared.outputs["dataset"],
+            evaluator=seen.outputs["evaluator"],
         )
         # In a condition KFP's local runner finds only an output that is named `Output`, as a return value is;
         # with any other name it skips the branch and calls the run a success (2.17.0).
@@ -126,11 +147,12 @@ def train_and_release(
                 environment=environment,
                 published=published.outputs["published"],
             )
-        # What these two do lies outside the run, so an earlier run's answer says nothing.
+        # What these do or read lies outside the run, so an earlier run's answer says nothing.
+        found.set_caching_options(enable_caching=False)
         published.set_caching_options(enable_caching=False)
         released.set_caching_options(enable_caching=False)
         if cluster is not None:
-            for task in (prepared, trained, exported, evaluated, published, released):
+            for task in (prepared, trained, exported, seen, found, evaluated, published, released):
                 apply(task, cluster)
         return Outputs(
             decision=evaluated.outputs["Output"],

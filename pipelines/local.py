@@ -19,11 +19,11 @@ from kfp import local
 
 import components
 import troika
-from components.step import STEPS
+from components.step import OUTSIDE, STEPS
 from pipelines.graph import train_and_release
 from troika.errors import ParameterError, TroikaError
 
-_CACHED = STEPS[:-2]
+_CACHED = tuple(step for step in STEPS if step not in OUTSIDE)
 
 
 class StepFailedError(TroikaError):

@@ -110,13 +110,60 @@ def export_model(
     shutil.copyfile(Path(bundle.path, "model_card.md"), card.path)
 
 
+def train_evaluator(
+    params: dict,  # type: ignore[type-arg]
+    overrides: dict,  # type: ignore[type-arg]
+    dataset: dsl.Input[dsl.Dataset],
+    evaluator: dsl.Output[dsl.Model],
+) -> None:
+    """Train the classifier whose features judge every model of this dataset."""
+    from pathlib import Path
+
+    from components.step import clear_errors, resolve_params
+    from components.train_evaluator import train_evaluator as step
+
+    with clear_errors():
+        step(
+            dataset=Path(dataset.path),
+            evaluator=Path(evaluator.path),
+            params=resolve_params(step, params, overrides=overrides),
+        )
+
+
+def find_champion(
+    params: dict,  # type: ignore[type-arg]
+    overrides: dict,  # type: ignore[type-arg]
+    remote: str,
+    environment: str,
+) -> str:
+    """Which model is released; as text, so that evaluate is cached as long as the answer is the same."""
+    import tempfile
+    from pathlib import Path
+
+    from components.find_champion import find_champion as step
+    from components.step import clear_errors, resolve_params
+
+    with tempfile.TemporaryDirectory() as scratch, clear_errors():
+        champion = Path(scratch, "champion.json")
+        step(
+            champion=champion,
+            remote=remote,
+            environment=environment,
+            params=resolve_params(step, params, overrides=overrides),
+        )
+        return champion.read_text(encoding="utf-8")
+
+
 def evaluate(
     params: dict,  # type: ignore[type-arg]
     overrides: dict,  # type: ignore[type-arg]
-    min_label_agreement: float,
-    max_frechet_distance: float,
+    champion_must: str,
+    label_agreement_margin: float,
+    frechet_distance_margin: float,
+    champion: str,
     bundle: dsl.Input[dsl.Model],
     dataset: dsl.Input[dsl.Dataset],
+    evaluator: dsl.Input[dsl.Model],
     verdict: dsl.Output[dsl.Artifact],
     reference: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
@@ -124,21 +171,27 @@ def evaluate(
 ) -> str:
     """Judge the exported bundle; the answer is the decision."""
     import json
+    import tempfile
     from pathlib import Path
 
     from components.evaluate import evaluate as step
     from components.step import clear_errors, resolve_params
 
     form = {
+        "champion": {"must": champion_must},
         "limits": {
-            "label_agreement": {"at_least": min_label_agreement},
-            "frechet_distance": {"at_most": max_frechet_distance},
-        }
+            "label_agreement": {"below_floor": label_agreement_margin},
+            "frechet_distance": {"above_floor": frechet_distance_margin},
+        },
     }
-    with clear_errors():
+    with tempfile.TemporaryDirectory() as scratch, clear_errors():
+        found = Path(scratch, "champion.json")
+        found.write_text(champion, encoding="utf-8")
         decided: str = step(
             bundle=Path(bundle.path),
             dataset=Path(dataset.path),
+            evaluator=Path(evaluator.path),
+            champion=found,
             verdict=Path(verdict.path),
             reference=Path(reference.path),
             report=Path(report.path),

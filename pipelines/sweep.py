@@ -172,7 +172,7 @@ def sweep_and_release(
             release_remote: Git repository whose release.yaml the serving cluster follows.
             environment: Overlay to release to, such as staging.
         """
-        data, train, limits = sections["prepare_data"], sections["train"], sections["evaluate"]["limits"]
+        data, train, gate = sections["prepare_data"], sections["train"], sections["evaluate"]
         prepared = component(wrappers.prepare_data)(
             params=dict(data),
             overrides={},
@@ -181,6 +181,9 @@ def sweep_and_release(
             dvc_repo=data["dvc"]["repo"],
             dvc_rev=data["dvc"]["rev"],
             data_version=data["version"],
+        )
+        seen = component(wrappers.train_evaluator)(
+            params=dict(sections["train_evaluator"]), overrides={}, dataset=prepared.outputs["dataset"]
         )
         with dsl.ParallelFor(items=points, parallelism=sweep.parallel, name="trials") as point:
             trained = component(wrappers.train)(
@@ -201,10 +204,14 @@ def sweep_and_release(
             evaluated = component(wrappers.evaluate)(
                 params=dict(sections["evaluate"]),
                 overrides=point,
-                min_label_agreement=float(limits["label_agreement"]["at_least"]),
-                max_frechet_distance=float(limits["frechet_distance"]["at_most"]),
+                # Trials are compared with each other; the winner meets the champion.
+                champion="{}",
+                champion_must=gate["champion"]["must"],
+                label_agreement_margin=float(gate["limits"]["label_agreement"]["below_floor"]),
+                frechet_distance_margin=float(gate["limits"]["frechet_distance"]["above_floor"]),
                 bundle=exported.outputs["bundle"],
                 dataset=prepared.outputs["dataset"],
+                evaluator=seen.outputs["evaluator"],
             )
             summed = component(summarise)(
                 point=point, decision=evaluated.outputs["Output"], metrics=evaluated.outputs["metrics"]
@@ -222,6 +229,7 @@ def sweep_and_release(
             apply(prepared, cluster, "prepare_data")
             apply(trained, cluster, "train")
             apply(exported, cluster, "export_model")
+            apply(seen, cluster, "train_evaluator")
             for task in (evaluated, summed, compared):
                 apply(task, cluster, "evaluate")
         return Outputs(comparison=compared.outputs["comparison"], decision=released.outputs["decision"])

@@ -9,6 +9,8 @@ TroikaError
 ├── CheckpointError    a checkpoint folder
 ├── EvaluatorError     the classifier that judges
 ├── BundleError        a model bundle: missing, changed or foreign files
+├── SamplesError       what a generator gives are no images of the dataset's kind
+├── GateBrokenError    the gate would promote a generator that is known to be bad
 ├── NotApprovedError   the gate has not promoted exactly this bundle
 ├── StoreError         the model store
 ├── ReleaseError       the Git pointer
@@ -61,6 +63,14 @@ class EvaluatorError(TroikaError):
 
 class BundleError(TroikaError):
     """A bundle's files are not exactly those of its manifest."""
+
+
+class SamplesError(TroikaError):
+    """What a generator gives are not images of the shape and type of the dataset's."""
+
+
+class GateBrokenError(TroikaError):
+    """The gate would promote a generator that is known to be bad: none of its verdicts means anything."""
 
 
 class NotApprovedError(TroikaError):

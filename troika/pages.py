@@ -8,6 +8,11 @@ from troika.folders import write_atomic
 
 def write_page(path: Path, template: str, **values: Any) -> None:
     """Render `templates/<template>` to `path`; names that the template uses and `values` lacks are errors."""
+    write_atomic(path, render_page(template, **values))
+
+
+def render_page(template: str, **values: Any) -> str:
+    """The same as text."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - optional dependency
 
     environment = Environment(
@@ -17,4 +22,4 @@ def write_page(path: Path, template: str, **values: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    write_atomic(path, environment.get_template(template).render(**values))
+    return environment.get_template(template).render(**values)

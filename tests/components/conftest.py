@@ -7,6 +7,7 @@ from components.evaluate import evaluate
 from components.export_model import export_model
 from components.prepare_data import prepare_data
 from components.train import train
+from components.train_evaluator import train_evaluator
 
 
 @pytest.fixture(scope="session")
@@ -17,9 +18,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Paths:
     prepare_data(paths.dataset, report, refused, tiny_params("prepare_data"))
     train(paths.dataset, paths.checkpoint, paths.history, tiny_params("train"))
     export_model(paths.checkpoint, paths.bundle, tiny_params("export_model"))
+    train_evaluator(paths.dataset, paths.evaluator, tiny_params("train_evaluator"))
+    paths.champion.write_text('{"environment": "local"}')
     evaluate(
         paths.bundle,
         paths.dataset,
+        paths.evaluator,
+        paths.champion,
         paths.verdict,
         paths.reference,
         paths.folder / "evaluation.html",

@@ -50,6 +50,14 @@ class Paths:
         return self.folder / "bundle"
 
     @property
+    def evaluator(self) -> Path:
+        return self.folder / "evaluator.onnx"
+
+    @property
+    def champion(self) -> Path:
+        return self.folder / "champion.json"
+
+    @property
     def verdict(self) -> Path:
         return self.folder / "verdict.json"
 

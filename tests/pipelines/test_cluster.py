@@ -16,7 +16,10 @@ from troika.params import parse_assignments
 
 FILE = REPOSITORY / "pipelines" / "cluster.yaml"
 IMAGE = "registry.test/troika-train@sha256:00"
-STEPS = {"prepare-data", "train", "export-model", "evaluate", "publish-model", "release-model"}
+STEPS = {
+    "prepare-data", "train", "export-model", "train-evaluator", "find-champion", "evaluate", "publish-model",
+    "release-model",
+}  # fmt: skip
 
 
 def compiled(folder: Path, *changes: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -100,7 +103,8 @@ def test_what_a_lost_pod_breaks_is_repeated_and_a_release_is_not(package: tuple[
     found = tasks(package[0])
     retries = {name: task.get("retryPolicy", {}).get("maxRetryCount", 0) for name, task in found.items()}
     assert retries == {
-        "prepare-data": 2, "train": 3, "export-model": 2, "evaluate": 2, "publish-model": 3, "release-model": 0,
+        "prepare-data": 2, "train": 3, "export-model": 2, "train-evaluator": 2, "find-champion": 3, "evaluate": 2,
+        "publish-model": 3, "release-model": 0,
     }  # fmt: skip
 
 
@@ -111,6 +115,8 @@ def test_secrets_go_by_name_to_those_that_need_them_alone(package: tuple[str, An
         for name, of in settings.items()
     }
     assert {name: secrets for name, secrets in reading.items() if secrets} == {
+        "find-champion": {"troika-git"},
+        "evaluate": {"troika-store"},
         "publish-model": {"troika-store", "troika-signing"},
         "release-model": {"troika-store", "troika-git"},
     }

@@ -37,12 +37,12 @@ def test_every_field_of_the_form_has_a_type_and_a_description(package: dict[str,
         assert field["parameterType"] in {"STRING", "NUMBER_INTEGER", "NUMBER_DOUBLE", "STRUCT"}, name
         assert len(field.get("description", "")) > 20, name
     assert form(package)["steps"]["parameterType"] == "NUMBER_INTEGER"
-    assert form(package)["max_frechet_distance"]["parameterType"] == "NUMBER_DOUBLE"
+    assert form(package)["frechet_distance_margin"]["parameterType"] == "NUMBER_DOUBLE"
 
 
 def test_the_forms_defaults_are_those_of_the_parameter_file(package: dict[str, Any]) -> None:
     sections = read_sections(REPOSITORY / "params.yaml")
-    limits = sections["evaluate"]["limits"]
+    gate = sections["evaluate"]
     assert {name: field["defaultValue"] for name, field in form(package).items() if "defaultValue" in field} == {
         "source": sections["prepare_data"]["source"],
         "data_path": sections["prepare_data"]["path"],
@@ -54,8 +54,9 @@ def test_the_forms_defaults_are_those_of_the_parameter_file(package: dict[str, A
         "steps": sections["train"]["steps"],
         "seed": sections["train"]["seed"],
         "model_name": sections["export_model"]["model_name"],
-        "min_label_agreement": limits["label_agreement"]["at_least"],
-        "max_frechet_distance": limits["frechet_distance"]["at_most"],
+        "champion_must": gate["champion"]["must"],
+        "label_agreement_margin": gate["limits"]["label_agreement"]["below_floor"],
+        "frechet_distance_margin": gate["limits"]["frechet_distance"]["above_floor"],
         "overrides": {},
     }
 
@@ -71,7 +72,7 @@ def test_pure_steps_are_cached_and_those_that_act_outside_are_not(package: dict[
         for name, task in tasks(package["root"]["dag"], package).items()
         if task["cachingOptions"].get("enableCache")
     }
-    assert cached == {"prepare-data", "train", "export-model", "evaluate"}
+    assert cached == {"prepare-data", "train", "export-model", "train-evaluator", "evaluate"}
 
 
 def test_every_step_runs_in_the_given_image_and_installs_nothing(package: dict[str, Any]) -> None:

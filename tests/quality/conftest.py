@@ -9,7 +9,7 @@ from components.evaluate import EvaluateParams
 from components.prepare_data import PrepareDataParams, prepare_data
 from components.step import read_sections
 from troika.datasets.contract import Dataset
-from troika.quality.evaluator import Evaluator
+from troika.quality.evaluator import Evaluator, EvaluatorParams
 from troika.quality.evaluator_training import train_evaluator
 
 
@@ -28,6 +28,11 @@ def prepared_digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def evaluator(prepared_digits: Dataset, evaluate_params: EvaluateParams) -> Evaluator:
+def evaluator_params() -> EvaluatorParams:
+    return EvaluatorParams.parse(read_sections(REPOSITORY / "params.yaml")["train_evaluator"], "params.yaml")
+
+
+@pytest.fixture(scope="session")
+def evaluator(prepared_digits: Dataset, evaluator_params: EvaluatorParams) -> Evaluator:
     info = prepared_digits.info
-    return train_evaluator(prepared_digits.train, info.shape, len(info.classes), evaluate_params.evaluator)
+    return train_evaluator(prepared_digits.train, info.shape, len(info.classes), evaluator_params)

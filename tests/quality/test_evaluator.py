@@ -5,7 +5,6 @@ import onnx
 import pytest
 import torch
 
-from components.evaluate import EvaluateParams
 from troika.datasets.contract import Dataset, Split
 from troika.onnx_session import open_session
 from troika.quality.evaluator import Evaluator, EvaluatorParams, turned
@@ -41,11 +40,11 @@ def test_training_leaves_the_callers_random_state_and_threads_alone(prepared_dig
 
 
 def test_it_sees_an_image_alike_in_any_company(
-    evaluator: Evaluator, prepared_digits: Dataset, evaluate_params: EvaluateParams
+    evaluator: Evaluator, prepared_digits: Dataset, evaluator_params: EvaluatorParams
 ) -> None:
     images = prepared_digits.train.images  # more than one of its own batches
     features, classes = evaluator.look_at(images)
-    assert features.shape == (len(images), evaluate_params.evaluator.features)
+    assert features.shape == (len(images), evaluator_params.features)
     assert features.dtype == np.float32
     assert (classes.shape, classes.dtype) == ((len(images),), np.int64)
     order = np.random.default_rng(0).permutation(len(images))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from troika.errors import ParameterError
-from troika.quality.gate import Judgement, Limit, Measure, decide
+from troika.quality.gate import Judgement, Limit, Measure, decide, widen_for_looks
 
 AT_LEAST = Limit(at_least=0.9)
 AT_MOST = Limit(at_most=2.0)
@@ -38,7 +38,8 @@ def test_the_whole_interval_must_keep_the_limit(limit: Limit, low: float, high: 
     assert found.decision == decision
     assert len(found.reasons) == (decision != "promote")
     (measure,) = found.measures
-    assert measure.limit == str(limit)
+    assert measure.limit == {AT_LEAST: ">= 0.9", AT_MOST: "<= 2"}[limit]
+    assert (measure.at_least, measure.at_most) == (limit.at_least, limit.at_most)
     assert measure.result == {"promote": "passed", "reject": "failed", "inconclusive": "undecided"}[decision]
 
 
@@ -98,7 +99,7 @@ def test_what_does_not_apply_is_reported_and_stops_nothing() -> None:
     absent = Measure(name="label_agreement", value=None, note="does not apply: the model takes no label")
     found = judge_one(absent, AT_LEAST)
     assert found.decision == "promote"
-    assert found.measures == [absent.model_copy(update={"limit": ">= 0.9", "result": "reported"})]
+    assert found.measures == [absent.model_copy(update={"limit": ">= 0.9", "at_least": 0.9, "result": "reported"})]
 
 
 def test_figures_without_a_limit_are_reported_in_their_order() -> None:
@@ -116,10 +117,15 @@ def test_no_limit_at_all_judges_nothing() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({}, "give exactly one of at_least and at_most"),
-        ({"at_least": 0.1, "at_most": 0.9}, "give exactly one of at_least and at_most"),
-        ({"at_least": None}, "give exactly one of at_least and at_most"),
-        ({"below": 3.0}, "below: unknown key; known keys: at_least, at_most"),
+        ({}, "give exactly one of at_least, at_most, below_floor and above_floor"),
+        ({"at_least": 0.1, "at_most": 0.9}, "give exactly one of at_least, at_most, below_floor and above_floor"),
+        (
+            {"at_most": 0.1, "above_floor": 0.1},
+            "give exactly one of at_least, at_most, below_floor and above_floor",
+        ),
+        ({"at_least": None}, "give exactly one of at_least, at_most, below_floor and above_floor"),
+        ({"below": 3.0}, "below: unknown key; known keys: at_least, at_most, below_floor, above_floor"),
+        ({"below_floor": -0.1}, "below_floor: Input should be greater than or equal to 0"),
         ({"at_most": "2"}, "at_most: Input should be a valid number"),
         ({"at_most": math.nan}, "at_most: Input should be a finite number"),
         ({"at_most": math.inf}, "at_most: Input should be a finite number"),
@@ -130,6 +136,61 @@ def test_a_limit_that_limits_nothing_is_refused(values: dict[str, Any], words: s
     with pytest.raises(ParameterError, match=r"^limits: x is not valid") as caught:
         Limit.parse(values, "limits: x")
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("limit", "unit", "words", "value", "decision"),
+    [
+        (Limit(below_floor=0.1), 1.0, ">= 0.8", 0.81, "promote"),
+        (Limit(below_floor=0.1), 1.0, ">= 0.8", 0.79, "reject"),
+        (Limit(above_floor=0.1), 1.0, "<= 1", 0.99, "promote"),
+        (Limit(above_floor=0.1), 1.0, "<= 1", 1.01, "reject"),
+        # Of a Fréchet distance the unit is the total variance of the real features.
+        (Limit(above_floor=0.1), 20.0, "<= 2.9", 2.89, "promote"),
+        (Limit(above_floor=0.1), 20.0, "<= 2.9", 2.91, "reject"),
+    ],
+)
+def test_a_relative_limit_is_counted_from_the_figure_of_real_images(
+    limit: Limit, unit: float, words: str, value: float, decision: str
+) -> None:
+    found = judge_one(Measure(name="figure", value=value, floor=0.9, unit=unit), limit)
+    assert (found.decision, found.measures[0].limit) == (decision, words)
+
+
+@pytest.mark.parametrize("floor", [None, math.nan, math.inf])
+def test_a_relative_limit_without_a_figure_of_real_images_fails(floor: float | None) -> None:
+    found = judge_one(Measure(name="figure", value=0.9, floor=floor), Limit(below_floor=0.1))
+    assert found.decision == "reject"
+    assert found.reasons == [
+        "figure has no figure of real images to compare with, but its limit is below floor 0.1"
+    ]
+
+
+def test_an_undecided_figure_says_how_many_samples_would_decide() -> None:
+    near = Measure(name="distance", value=1.9, low=1.7, high=2.1)
+    (measure,) = decide([near], {"distance": AT_MOST}, samples=1000).measures
+    # The half-width of 0.2 must become the gap of 0.1: four times the samples.
+    assert measure.samples_to_decide == 4000
+    (reason,) = decide([near], {"distance": AT_MOST}, samples=1000).reasons
+    assert reason.endswith("; about 4,000 samples would decide")
+    assert decide([near], {"distance": AT_MOST}).measures[0].samples_to_decide is None
+    on_it = near.model_copy(update={"value": 2.0, "low": 1.9})
+    assert decide([on_it], {"distance": AT_MOST}, samples=1000).measures[0].samples_to_decide is None
+
+
+def test_looking_more_than_once_asks_for_more_certainty() -> None:
+    assert widen_for_looks(1, 10) == 1
+    assert 1 < widen_for_looks(2, 10) < widen_for_looks(3, 10) < 1.5
+    # Bonferroni: three looks at 95 % are held to 98.33 % each; quantiles of t with 9 degrees of freedom.
+    assert widen_for_looks(3, 10) == pytest.approx(2.9333 / 2.2622, rel=1e-4)
+    close = Measure(name="distance", value=1.8, low=1.62, high=1.98)
+    assert decide([close], {"distance": AT_MOST}).decision == "promote"
+    assert decide([close], {"distance": AT_MOST}, widen=1.3).decision == "inconclusive"
+    far = Measure(name="distance", value=2.2, low=2.02, high=2.38)
+    assert decide([far], {"distance": AT_MOST}).decision == "reject"
+    assert decide([far], {"distance": AT_MOST}, widen=1.3).decision == "inconclusive"
+    # The interval itself stays as it is.
+    assert decide([close], {"distance": AT_MOST}, widen=1.3).measures[0].high == 1.98
 
 
 Numbers = st.floats(-10, 10) | st.just(math.nan) | st.just(math.inf)

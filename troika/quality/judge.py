@@ -1,137 +1,186 @@
-"""The judge: fresh samples of an exported generator, held against real images that training has not seen.
+"""The judge: fresh samples of a generator against real images, limits and the champion -> one of three verdicts.
 
-Every figure has an interval. Those of distances come from independent fresh batches and a t-interval: resampling
-one batch (the bootstrap) adds bias to a Fréchet distance, so its interval can miss the truth.
+Draws batch after batch until the verdict is certain or the budget is spent. The champion draws the same latents
+and labels, and is measured by the same evaluator. Knows neither files nor how models are trained.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from troika.datasets.checks import is_constant
-from troika.datasets.contract import Dataset, Images, Labels
+from troika.datasets.contract import Images, Labels
+from troika.errors import SamplesError
 from troika.params import Params
-from troika.quality.evaluator import Evaluator
-from troika.quality.gate import NOT_APPLICABLE, Measure
-from troika.quality.generator import OnnxGenerator
-from troika.quality.measures import (
-    frechet_distance,
-    labels_to_ask_for,
-    t_interval,
-    total_variation,
-    wilson_interval,
-)
+from troika.quality.challenge import Challenge, ChampionParams, challenge
+from troika.quality.gate import Decision, Judgement, Limit, decide, widen_for_looks
+from troika.quality.measures import Moments, labels_to_ask_for
+from troika.quality.real import RealSide
+from troika.quality.tally import Tally
 
 
 class SampleParams(Params):
-    """How many samples are drawn."""
+    """How many images are looked at."""
 
     batches: int = Field(ge=2)
+    """Fresh batches before the first verdict."""
     batch_size: int = Field(ge=100)
+    budget: int = Field(ge=2)
+    """Batches at most; more than `batches` are drawn only while the verdict is inconclusive."""
+    real: int = Field(ge=100)
+    """Real images of a split that are looked at, at most."""
     seed: int = Field(ge=0)
+
+    def model_post_init(self, _context: object) -> None:
+        """Refuse a budget below the first look."""
+        if self.budget < self.batches:
+            raise ValueError(f"budget must be at least batches, {self.batches}, got {self.budget}")
+
+    @property
+    def looks(self) -> list[int]:
+        """After how many batches the verdict is asked for: twice as many each time."""
+        sizes = [self.batches]
+        while sizes[-1] < self.budget:
+            sizes.append(min(2 * sizes[-1], self.budget))
+        return sizes
+
+
+class Generator(Protocol):
+    """Whatever gives images."""
+
+    @property
+    def conditional(self) -> bool:
+        """Whether it follows the label that is asked for."""
+
+    def draw(self, seeds: NDArray[np.int64], labels: Labels) -> Images:
+        """Images uint8 (N, H, W, C) for seeds (N,) and labels (N,)."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Figures, and what the report shows of them."""
+    """A verdict, and what it and the report are made of."""
 
-    measures: list[Measure]
-    confusion: NDArray[np.int64]
-    """(K, K): requested label by label seen; all in row 0 for an unconditional generator."""
-    gallery: Images
-    """Ten samples of each class, class by class (or the first hundred)."""
-    gallery_labels: Labels
-
-
-def to_levels(images: Images, levels: int) -> Images:
-    """Images rounded to the number of evenly spaced grey levels that the real ones have (2..256)."""
-    if not 2 <= levels < 256:
-        return images
-    step = 255 / (levels - 1)
-    rounded: Images = np.rint(np.rint(images / step) * step).astype(np.uint8)
-    return rounded
+    decision: Decision
+    reasons: list[str]
+    """Why: for `promote` what the challenge was won by, if there was one."""
+    judgement: Judgement
+    """Limits alone."""
+    challenge: Challenge | None
+    """Against the champion, if there is one."""
+    tally: Tally
+    champion: Tally | None
 
 
-def measure(generator: OnnxGenerator, dataset: Dataset, evaluator: Evaluator, samples: SampleParams) -> Judged:
-    """Draw `batches` x `batch_size` samples and measure them.
+def judge(
+    generator: Generator,
+    real: RealSide,
+    samples: SampleParams,
+    limits: Mapping[str, Limit],
+    champion: Generator | None,
+    champion_params: ChampionParams,
+) -> Judged:
+    """Judge `generator`, against `champion` if one is given. The same arguments give the same verdict.
 
-    Requested labels follow the held-out split's class counts, so that its mix is the right answer for a
+    Requested labels follow the held-out images' class counts, so that their mix is the right answer for a
     conditional generator and the target of an unconditional one.
     """
-    held_out, train, levels = dataset.held_out, dataset.train, dataset.info.levels
-    classes = len(dataset.info.classes)
-    real, real_classes = evaluator.look_at(held_out.images)
-    real_train, _ = evaluator.look_at(train.images)
-    mix = np.bincount(held_out.labels, minlength=classes)
-
     rng = np.random.default_rng(samples.seed)
-    distances, train_distances, balances = [], [], []
-    confusion = np.zeros((classes, classes), np.int64)
-    constant = 0
-    kept_images: list[Images] = []
-    kept_labels: list[Labels] = []
-    for batch in range(samples.batches):
-        seeds = samples.seed + np.arange(batch * samples.batch_size, (batch + 1) * samples.batch_size)
-        labels = labels_to_ask_for(held_out.labels, samples.batch_size, rng)
-        images = generator.draw(seeds, labels)
-        constant += int(is_constant(images).sum())
-        features, seen = evaluator.look_at(to_levels(images, levels))
-        distances.append(frechet_distance(features, real))
-        train_distances.append(frechet_distance(features, real_train))
-        balances.append(total_variation(np.bincount(seen, minlength=classes), mix))
-        np.add.at(confusion, (labels if generator.conditional else np.zeros_like(labels), seen), 1)
-        kept_images.append(images[:_KEPT_PER_BATCH])
-        kept_labels.append((labels if generator.conditional else seen)[:_KEPT_PER_BATCH])
-    total = samples.batches * samples.batch_size
-    correct = int((real_classes == held_out.labels).sum())
-    real_agreement = correct / len(held_out)
-
-    measures = [
-        _agreement(confusion, total, real_agreement)
-        if generator.conditional
-        else Measure(name="label_agreement", value=None, note=f"{NOT_APPLICABLE}: the model takes no label"),
-        _from_batches(
-            "frechet_distance",
-            distances,
-            frechet_distance(real_train, real),
-            "to held-out images, on evaluator features",
-        ),
-        _from_batches("frechet_distance_to_train", train_distances, 0.0, "to the images that training saw"),
-        _from_batches("class_balance", balances, 0.0, "total variation to the held-out class mix"),
-        _share("constant_images", constant, total, 0.0, "samples whose pixels are all alike"),
-        _share("evaluator_accuracy", correct, len(held_out), None, "of the judge itself, on held-out images"),
-    ]
-    gallery, gallery_labels = _gallery(np.concatenate(kept_images), np.concatenate(kept_labels), classes)
-    return Judged(measures, confusion, gallery, gallery_labels)
+    ours = Tally(real, conditional=generator.conditional)
+    theirs = Tally(real, conditional=champion.conditional) if champion is not None else None
+    looks = samples.looks
+    judged: Judged | None = None
+    drawn = 0
+    for look in looks:
+        for batch in range(drawn, look):
+            seeds = samples.seed + np.arange(batch * samples.batch_size, (batch + 1) * samples.batch_size)
+            labels = labels_to_ask_for(real.held_out.labels, samples.batch_size, rng)
+            try:
+                ours.add(generator.draw(seeds, labels), labels)
+            except SamplesError as error:
+                nothing = Judgement(decision="reject", reasons=[str(error)], measures=[])
+                return Judged("reject", [str(error)], nothing, None, ours, None)
+            if champion is not None and theirs is not None:
+                theirs.add(champion.draw(seeds, labels), labels)
+        drawn = look
+        judged = _verdict(ours, theirs, real, samples, limits, champion_params)
+        if not _more_would_help(judged, samples):
+            break
+    assert judged is not None  # noqa: S101 - there is at least one look
+    return judged
 
 
-_KEPT_PER_BATCH = 200
+def _verdict(
+    ours: Tally,
+    theirs: Tally | None,
+    real: RealSide,
+    samples: SampleParams,
+    limits: Mapping[str, Limit],
+    params: ChampionParams,
+) -> Judged:
+    looks = len(samples.looks)
+    judgement = decide(
+        ours.measures(), limits, samples=ours.samples, widen=widen_for_looks(looks, samples.batches)
+    )
+    if theirs is None or params.must == "ignore":
+        return Judged(judgement.decision, judgement.reasons, judgement, None, ours, theirs)
+    held = challenge_of(ours, theirs, real, params, samples.batch_size, looks)
+    decisions = (judgement.decision, held.decision)
+    decision: Decision = (
+        "reject" if "reject" in decisions else "inconclusive" if "inconclusive" in decisions else "promote"
+    )
+    reasons = [*judgement.reasons]
+    if held.decision != "promote" or decision == "promote":
+        reasons.append(held.reason)
+    return Judged(decision, reasons, judgement, held, ours, theirs)
 
 
-def _agreement(confusion: NDArray[np.int64], total: int, real: float) -> Measure:
-    agreed = int(np.trace(confusion))
-    low, high = wilson_interval(agreed, total)
-    note = "the evaluator sees the requested class"
-    return Measure(name="label_agreement", value=agreed / total, low=low, high=high, floor=real, note=note)
+def challenge_of(
+    ours: Tally, theirs: Tally, real: RealSide, params: ChampionParams, batch_size: int, looks: int = 1
+) -> Challenge:
+    """Two tallies of the same latents, compared on the evaluator's features; random features may object."""
+    name, second = "frechet_distance", "random_frechet_distance"
+    found = challenge(
+        ours.batches[name],
+        theirs.batches[name],
+        real.floors[name],
+        params,
+        batch_size=batch_size,
+        looks=looks,
+        folds=[
+            (_mean(distance, ours.moments), _mean(distance, theirs.moments), floor)
+            for distance, floor in real.folds
+        ],
+    )
+    if found.decision != "promote":
+        return found
+    other = challenge(
+        ours.batches[second],
+        theirs.batches[second],
+        real.floors[second],
+        params.model_copy(update={"must": "match"}),
+        batch_size=batch_size,
+        looks=looks,
+    )
+    if other.decision == "reject":
+        reason = f"{found.reason}; but on random features {other.reason}: the two disagree"
+        return found.model_copy(update={"decision": "inconclusive", "reason": reason})
+    return found
 
 
-def _share(name: str, count: int, total: int, floor: float | None, note: str) -> Measure:
-    low, high = wilson_interval(count, total)
-    return Measure(name=name, value=count / total, low=low, high=high, floor=floor, note=note)
+def _mean(distance: Callable[[Moments], float], batches: Sequence[Moments]) -> float:
+    return float(np.mean([distance(batch) for batch in batches]))
 
 
-def _from_batches(name: str, values: list[float], floor: float, note: str) -> Measure:
-    low, high = t_interval(values)
-    return Measure(name=name, value=float(np.mean(values)), low=max(low, 0.0), high=high, floor=floor, note=note)
-
-
-def _gallery(images: Images, labels: Labels, classes: int) -> tuple[Images, Labels]:
-    """Up to ten images of each class, class by class; a class that never came leaves a black row."""
-    columns = 10
-    rows = []
-    for label in range(classes):
-        found = images[np.flatnonzero(labels == label)[:columns]]
-        rows.append(np.concatenate([found, np.zeros((columns - len(found), *images.shape[1:]), np.uint8)]))
-    return np.concatenate(rows), np.repeat(np.arange(classes), columns)
+def _more_would_help(judged: Judged, samples: SampleParams) -> bool:
+    """Whether the verdict is open, and the rest of the budget may decide it."""
+    if judged.decision != "inconclusive":
+        return False
+    needed = [measure.samples_to_decide for measure in judged.judgement.measures if measure.result == "undecided"]
+    if judged.challenge is not None and judged.challenge.decision == "inconclusive":
+        needed.append(judged.challenge.samples_to_decide)
+    # An estimate from a few batches may be off; what it puts far beyond the budget is given up.
+    affordable = 2 * samples.budget * samples.batch_size
+    return all(count is not None and count <= affordable for count in needed)

@@ -34,7 +34,7 @@ def frechet_distance(features: Floats, reference: Floats) -> float:
         ValueError: fewer than 2 rows on a side, different features, NaN or infinity.
     """
     check_pair("generated", features, "real", reference, 2)
-    return _distance_to(_Moments.of(reference))(_Moments.of(features))
+    return distance_to(Moments.of(reference))(Moments.of(features))
 
 
 def frechet_distance_at_infinity(batches: Sequence[Floats], reference: Floats) -> float:
@@ -57,13 +57,13 @@ def frechet_distance_at_infinity(batches: Sequence[Floats], reference: Floats) -
         )
     for number, batch in enumerate(batches):
         check_pair(f"generated batch {number}", batch, "real", reference, 2)
-    distance = _distance_to(_Moments.of(reference))
-    moments = [_Moments.of(batch) for batch in batches]
+    distance = distance_to(Moments.of(reference))
+    moments = [Moments.of(batch) for batch in batches]
     sizes = [2**power for power in range(len(batches).bit_length()) if 2**power < len(batches)] + [len(batches)]
     means = []
     for size in sizes:
         starts = range(0, len(batches) - size + 1, size)
-        means.append(np.mean([distance(_Moments.joined(moments[start : start + size])) for start in starts]))
+        means.append(np.mean([distance(Moments.joined(moments[start : start + size])) for start in starts]))
     inverse = 1 / (np.array(sizes) * len(batches[0]))
     _slope, at_infinity = np.polyfit(inverse / inverse[0], np.array(means), 1)
     return max(float(at_infinity), 0.0)
@@ -132,7 +132,7 @@ def _kernel_mean(rows: Floats) -> float:
 
 
 @dataclass(frozen=True)
-class _Moments:
+class Moments:
     """Count, mean (D,) and scatter (D, D), the covariance times count - 1."""
 
     count: int
@@ -140,14 +140,15 @@ class _Moments:
     scatter: NDArray[np.float64]
 
     @classmethod
-    def of(cls, rows: Floats) -> "_Moments":
+    def of(cls, rows: Floats) -> "Moments":
+        """Of rows (N, D)."""
         values = np.asarray(rows, np.float64)
         mean = values.mean(axis=0)
         values = values - mean
         return cls(len(values), mean, values.T @ values)
 
     @classmethod
-    def joined(cls, parts: Sequence["_Moments"]) -> "_Moments":
+    def joined(cls, parts: Sequence["Moments"]) -> "Moments":
         """Of all rows together (Chan et al. 1979)."""
         count = sum(part.count for part in parts)
         mean = sum((part.count / count * part.mean for part in parts), np.zeros_like(parts[0].mean))
@@ -159,15 +160,16 @@ class _Moments:
 
     @property
     def covariance(self) -> NDArray[np.float64]:
+        """(D, D), unbiased."""
         return self.scatter / (self.count - 1)
 
 
-def _distance_to(reference: _Moments) -> Callable[[_Moments], float]:
-    """The distance of other moments to these, whose root is computed once."""
+def distance_to(reference: Moments) -> Callable[[Moments], float]:
+    """The Fréchet distance of other moments to these, whose root is computed once."""
     covariance = reference.covariance
     root = _root(covariance)
 
-    def distance(other: _Moments) -> float:
+    def distance(other: Moments) -> float:
         gap = other.mean - reference.mean
         product = np.linalg.eigvalsh(root.T @ other.covariance @ root)
         trace_of_root = np.sqrt(np.clip(product, 0, None)).sum()

@@ -31,6 +31,8 @@ class Memorisation:
     """(N,): the nearest training row of each generated one."""
     distances: NDArray[np.float64]
     """(N,): Euclidean distance to it, exactly 0 for a copy."""
+    spacing: NDArray[np.float64]
+    """(N,): distance of that training row to its own nearest training row: what is near, there."""
 
 
 class TrainingIndex:
@@ -65,14 +67,16 @@ class TrainingIndex:
         upto = np.searchsorted(held_out, distances, side="right")
         # A measured distance, and met by "at most": a copy counts even where held-out images are copies too.
         closest = held_out[int(0.01 * (count - 1))]
+        spacing = self._own_distances(nearest)
         usual, found = float(np.median(held_out)), float(np.median(distances))
         return Memorisation(
             auc=float(1 - (before + upto).mean() / (2 * count)),
             duplicates=float((distances <= closest).mean()),
-            authenticity=float((distances > self._own_distances(nearest)).mean()),
+            authenticity=float((distances > spacing).mean()),
             distance_ratio=min(found / usual, _MOST) if usual else (_MOST if found else 1.0),
             nearest=nearest,
             distances=distances,
+            spacing=spacing,
         )
 
     def _own_distances(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -1,0 +1,141 @@
+"""In every run known-bad generators go through the gate; a gate that lets one through stops the run."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from components.evaluate import EvaluateParams
+from troika.datasets.contract import Dataset
+from troika.errors import GateBrokenError
+from troika.quality.evaluator import Evaluator
+from troika.quality.gate import Limit
+from troika.quality.judge import SampleParams, judge
+from troika.quality.measures import labels_to_ask_for
+from troika.quality.real import RealSide
+from troika.quality.self_test import SelfTestRow, self_test
+from troika.quality.spoiled import real_images, spoiled_generators
+from troika.quality.tally import Tally
+
+SIZE = 500
+
+
+@pytest.fixture(scope="session")
+def real(prepared_digits: Dataset, evaluator: Evaluator) -> RealSide:
+    return RealSide(prepared_digits, evaluator, SIZE, 50_000)
+
+
+@pytest.fixture(scope="session")
+def samples(evaluate_params: EvaluateParams) -> SampleParams:
+    return evaluate_params.samples.model_copy(update={"batches": 2, "budget": 2, "batch_size": SIZE})
+
+
+@pytest.fixture(scope="session")
+def candidate(real: RealSide, samples: SampleParams, evaluate_params: EvaluateParams) -> Tally:
+    generator = real_images(real, conditional=True)
+    return judge(generator, real, samples, {}, None, evaluate_params.champion).tally
+
+
+@pytest.fixture(scope="session")
+def rows(
+    real: RealSide, candidate: Tally, samples: SampleParams, evaluate_params: EvaluateParams
+) -> list[SelfTestRow]:
+    return self_test(real, samples, evaluate_params.limits, evaluate_params.champion, candidate)
+
+
+def test_each_known_bad_generator_is_refused_for_the_right_reason(rows: list[SelfTestRow]) -> None:
+    assert [row.name for row in rows] == [
+        "noise",
+        "one image repeated",
+        "copies of training images",
+        "blurred",
+        "inverted",
+        "3 of 10 classes",
+        "labels shuffled",
+        "the champion itself",
+        "held-out images themselves",
+    ]
+    *bad, itself, control = rows
+    for row in bad:
+        assert row.decision == "reject", row
+        assert set(row.failed) & set(row.expected), row
+        assert row.reason
+    assert (itself.decision, itself.reason) == ("reject", "as far from real images as the champion: no better")
+    # Copies and labels are seen by what looks for them, and by nothing else.
+    assert set(bad[2].failed) == {"memorisation", "memorisation_pixels", "duplicates", "duplicates_pixels"}
+    assert set(bad[-1].failed) == {"label_agreement", "classification_accuracy"}
+    # With so few samples it may be a close call against the tightest limit.
+    assert control.decision != "reject"
+    assert control.failed == []
+
+
+@pytest.mark.parametrize(
+    ("kept", "broken"),
+    [
+        ({"label_agreement": Limit(below_floor=0.02)}, "copies of training images"),
+        ({"memorisation": Limit(at_most=0.7)}, "noise, "),
+        ({"frechet_distance": Limit(above_floor=1e9)}, "noise, one image repeated, copies of training images, "),
+        ({}, "noise, one image repeated, copies of training images, blurred, inverted, 3 of 10 classes, labels"),
+    ],
+)
+def test_a_gate_that_would_promote_one_is_called_broken(
+    real: RealSide,
+    candidate: Tally,
+    samples: SampleParams,
+    evaluate_params: EvaluateParams,
+    kept: dict[str, Limit],
+    broken: str,
+) -> None:
+    with pytest.raises(GateBrokenError) as caught:
+        self_test(real, samples, kept, evaluate_params.champion, candidate)
+    assert str(caught.value).startswith(f"gate broken: it would promote {broken}")
+    assert ("copies of training images" in str(caught.value)) == ("memorisation" not in kept)
+
+
+def test_a_gate_that_is_content_with_a_draw_is_not_asked_about_the_champion_itself(
+    real: RealSide, candidate: Tally, samples: SampleParams, evaluate_params: EvaluateParams
+) -> None:
+    match = evaluate_params.champion.model_copy(update={"must": "match"})
+    rows = self_test(real, samples, evaluate_params.limits, match, candidate)
+    assert "the champion itself" not in [row.name for row in rows]
+
+
+def test_limits_that_no_real_image_keeps_are_told(
+    real: RealSide, candidate: Tally, samples: SampleParams, evaluate_params: EvaluateParams
+) -> None:
+    limits = {**evaluate_params.limits, "label_agreement": Limit(at_least=0.9999)}
+    control = self_test(real, samples, limits, evaluate_params.champion, candidate)[-1]
+    assert (control.decision, control.failed) == ("reject", ["label_agreement"])
+
+
+def test_a_model_without_labels_is_not_tested_with_shuffled_ones(real: RealSide) -> None:
+    names = [spoiled.name for spoiled in spoiled_generators(real, conditional=False)]
+    assert names == [
+        "noise",
+        "one image repeated",
+        "copies of training images",
+        "blurred",
+        "inverted",
+        "3 of 10 classes",
+    ]
+
+
+def test_spoiled_images_are_what_their_name_says(real: RealSide) -> None:
+    labels = labels_to_ask_for(real.held_out.labels, 200, np.random.default_rng(0))
+    made: dict[str, Any] = {
+        spoiled.name: spoiled.draw(np.arange(7, 207), labels)
+        for spoiled in spoiled_generators(real, conditional=True)
+    }
+    assert all(images.dtype == np.uint8 and images.shape == (200, 8, 8, 1) for images in made.values())
+    train = {image.tobytes() for image in real.train.images}
+    held_out = {image.tobytes() for image in real.held_out.images}
+    assert all(image.tobytes() in train for image in made["copies of training images"])
+    assert all((255 - image).tobytes() in held_out for image in made["inverted"])
+    assert len({image.tobytes() for image in made["one image repeated"]}) == 1
+    assert made["blurred"].std(axis=(1, 2, 3)).mean() < 0.8 * real.held_out.images.std(axis=(1, 2, 3)).mean()
+    _, seen = real.evaluator.look_at(made["3 of 10 classes"])
+    assert set(np.unique(seen).tolist()) <= {0, 1, 2}
+    _, seen = real.evaluator.look_at(made["labels shuffled"])
+    assert 0 < (seen == labels).mean() < 0.3
+    again = spoiled_generators(real, conditional=True)[0].draw(np.arange(7, 207), labels)
+    assert np.array_equal(again, made["noise"])
