@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).parents[1]
 _FAST = {
     "train": {"steps": 20},
     "export_model": {"parity_samples": 8},
-    "train_evaluator": {"epochs": 1},
+    "train_evaluator": {"steps": 19},
     "evaluate": {"samples": {"batches": 2, "batch_size": 100, "budget": 2}, "self_test": False},
 }
 _NEVER_REACHED = {"at_least": -1e9, "at_most": 1e9, "below_floor": 1e9, "above_floor": 1e9}

@@ -17,7 +17,7 @@ from troika.datasets.contract import Dataset
 from troika.errors import DatasetError, EvaluatorError
 from troika.quality.evaluator import Evaluator, EvaluatorParams
 
-BRIEF = EvaluatorParams(epochs=4, batch_size=64, learning_rate=2.0e-3, features=16, seed=0)
+BRIEF = EvaluatorParams(steps=76, batch_size=64, learning_rate=2.0e-3, features=16, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def write_graph(path: Path, outputs: list[str], properties: dict[str, str]) -> N
         ({"dataset_content_hash": None}, "dataset_content_hash: Field required"),
         ({"accuracy": "1.5"}, "accuracy: Input should be less than or equal to 1"),
         ({"params": "{"}, "params: Expecting property name"),
-        ({"params": '{"epochs": 1}'}, "params.batch_size: Field required"),
+        ({"params": '{"steps": 1}'}, "params.batch_size: Field required"),
         ({"colour": "red"}, "colour: Extra inputs are not permitted"),
     ],
 )
@@ -139,7 +139,7 @@ def test_one_class_learns_which_way_up_images_are(dataset: Path, tmp_path: Path)
     data = Dataset.open(flat)
     assert data.info.classes == ("images",)
     path = tmp_path / "evaluator.onnx"
-    train_evaluator(flat, path, BRIEF.model_copy(update={"epochs": 12}))
+    train_evaluator(flat, path, BRIEF.model_copy(update={"steps": 228}))
     opened = Evaluator.open(path, data.info.content_hash)
     assert opened.facts.task == "turns"
     assert 0.5 < opened.facts.accuracy < 1

@@ -10,7 +10,7 @@ from troika.onnx_session import open_session
 from troika.quality.evaluator import Evaluator, EvaluatorParams, turned
 from troika.quality.evaluator_training import train_evaluator
 
-BRIEF = EvaluatorParams(epochs=2, batch_size=64, learning_rate=2.0e-3, features=16, seed=0)
+BRIEF = EvaluatorParams(steps=38, batch_size=64, learning_rate=2.0e-3, features=16, seed=0)
 
 
 def train_briefly(dataset: Dataset, **changes: int) -> Evaluator:

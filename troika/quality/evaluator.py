@@ -29,7 +29,7 @@ TURNS = 4
 class EvaluatorParams(Params):
     """Section `train_evaluator` of params.yaml."""
 
-    epochs: int = Field(gt=0)
+    steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
     features: int = Field(gt=0)

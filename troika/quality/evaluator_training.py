@@ -1,5 +1,8 @@
 """How the evaluator is trained; the only part of judging that needs PyTorch."""
 
+from collections.abc import Iterator
+from itertools import islice
+
 import numpy as np
 import onnx
 import torch
@@ -62,28 +65,31 @@ def train_evaluator(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(params.seed)
         network = _Network(shape, TURNS if one_class else num_classes, params.features)
-    images = torch.from_numpy(np.array(split.images))
-    labels = torch.from_numpy(np.array(split.labels))
-    steps = params.epochs * -(-len(images) // params.batch_size)
     optimiser = torch.optim.AdamW(network.parameters(), lr=params.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, params.steps)
     loss = nn.CrossEntropyLoss(label_smoothing=0.05)
-    for _ in range(params.epochs):
-        order = torch.randperm(len(images), generator=generator)
-        for chosen in torch.split(order, params.batch_size):
-            seen, wanted = images[chosen], labels[chosen]
-            if one_class:
-                seen, wanted = _turned(seen, generator)
-            _, logits = network(_shifted(seen, generator))
-            optimiser.zero_grad()
-            loss(logits, wanted).backward()
-            optimiser.step()
-            schedule.step()
+    for seen, wanted in islice(_batches(split, params.batch_size, generator), params.steps):
+        if one_class:
+            seen, wanted = _turned(seen, generator)  # noqa: PLW2901
+        _, logits = network(_shifted(seen, generator))
+        optimiser.zero_grad()
+        loss(logits, wanted).backward()
+        optimiser.step()
+        schedule.step()
     network.eval()
+    images = torch.from_numpy(np.array(split.images[:2]))
     if one_class:
         outputs = ["features", "logits", "turns"]
-        return Evaluator(to_onnx(_OneClass(network).eval(), images[:2], ["image"], outputs))
-    return Evaluator(to_onnx(network, images[:2], ["image"], ["features", "logits"]))
+        return Evaluator(to_onnx(_OneClass(network).eval(), images, ["image"], outputs))
+    return Evaluator(to_onnx(network, images, ["image"], ["features", "logits"]))
+
+
+def _batches(split: Split, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (N, H, W, C) and labels (N,), epoch after epoch in new random order; only a batch is in memory."""
+    while True:
+        for chosen in torch.split(torch.randperm(len(split), generator=generator), size):
+            rows = chosen.numpy()
+            yield torch.from_numpy(split.images[rows]), torch.from_numpy(np.asarray(split.labels[rows]))
 
 
 def with_facts(evaluator: Evaluator, facts: EvaluatorFacts) -> Evaluator:
