@@ -94,6 +94,15 @@ def test_frechet_distance_is_finite_where_features_do_not_vary() -> None:
     assert math.isfinite(frechet_distance(dead, reference))
 
 
+def test_a_feature_that_never_varies_adds_the_gap_of_its_means_alone() -> None:
+    fake, real = features_of_two(300, 6)
+    expected = frechet_distance(fake[:, :5], real[:, :5])
+    for fake_level, real_level in ((7, 7), (7, 4)):
+        fake[:, 5], real[:, 5] = fake_level, real_level
+        assert frechet_distance(fake, real) == pytest.approx(expected + (fake_level - real_level) ** 2, rel=1e-5)
+        assert frechet_distance(real, fake) == pytest.approx(expected + (fake_level - real_level) ** 2, rel=1e-5)
+
+
 @pytest.mark.parametrize("rows", [2, 5, 63])
 def test_frechet_distance_is_finite_with_fewer_rows_than_features(rows: int) -> None:
     rng = np.random.default_rng(0)

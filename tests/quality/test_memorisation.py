@@ -83,6 +83,15 @@ def test_copies_of_digits_are_seen_among_images_that_are_almost_equal(prepared_d
     assert real.duplicates == pytest.approx(0.01, abs=0.005)
 
 
+def test_copies_are_seen_among_rows_that_are_almost_equal() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (300, 784)).astype(np.float32)
+    # Each row ten times, one level apart in one pixel each: rounding of float32 sums is larger than that gap.
+    twins = np.concatenate([images + np.eye(784, dtype=np.float32)[number] for number in range(10)])
+    found = TrainingIndex(twins, images[:50] + 3).of(twins)
+    assert (found.distances == 0).all()
+    assert np.array_equal(found.nearest, np.arange(len(twins)))
+
+
 def test_copies_are_seen_where_held_out_images_are_copies_too() -> None:
     held_out = np.concatenate([TRAIN[:30], HELD_OUT])
     index = TrainingIndex(TRAIN, held_out)
