@@ -111,7 +111,7 @@ def test_mnist_teaches_mnist() -> None:
     assert score >= 0.95
 
 
-def test_score_is_that_of_scikit_learn(prepared_digits: Dataset) -> None:
+def test_score_is_that_of_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     features, held_out = rng.normal(size=(300, 20)) * 5 + 3, rng.normal(size=(200, 20)) * 5 + 3
     labels, held_out_labels = (features[:, 0] > 3).astype(int), (held_out[:, 0] > 3).astype(int)
