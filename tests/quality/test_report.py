@@ -138,6 +138,16 @@ def test_the_verdict_and_all_that_it_rests_on_is_in_the_page(
     assert page.has("noise")
     assert page.has("control: should pass")
     assert "from seed 2 to seed 3" in text
+    assert not page.has("takes no label")
+
+
+@pytest.mark.parametrize(("conditional", "who"), [((True, False), "champion"), ((False, True), "challenger")])
+def test_the_page_says_who_takes_no_label(
+    tmp_path: Path, real: RealSide, conditional: tuple[bool, bool], who: str
+) -> None:
+    ours, theirs = (PatternGenerator(real, conditional=one) for one in conditional)
+    page, _, _ = page_of(tmp_path / "page.html", real, judged_patterns(real, ours, theirs))
+    assert page.has(f"The {who} takes no label.")
 
 
 def test_a_page_needs_no_other_file_and_no_script(tmp_path: Path, real: RealSide, judged: Judged) -> None:

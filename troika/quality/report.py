@@ -117,6 +117,7 @@ def _page(
         confusions=commonest_confusions(ours, names) if drawn and ours.conditional else [],
         conditional=ours.conditional,
         by_class=ours.conditional or (theirs is not None and theirs.conditional),
+        only_one_asks=theirs is not None and ours.conditional != theirs.conditional,
         pairs=pairs(ours, plan) if drawn else [],
         interpolation=[] if interpolation is None else [plan.tiles(row) for row in interpolation[: plan.of(10)]],
         tile=tile,
