@@ -4,6 +4,8 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,11 +75,17 @@ def set_version(sections: dict[str, dict[str, Any]], *, files: bool) -> None:
 
 def _state_of(path: Path) -> str:
     digest = hashlib.sha256()
-    paths = (
-        [path] if not path.is_dir() else sorted(Path(at, name) for at, _, names in os.walk(path) for name in names)
-    )
-    for file in paths:
-        if file.exists():
-            state = file.stat()
-            digest.update(f"{file.relative_to(path)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+    for name, file in [("", str(path))] if not path.is_dir() else _files_below(str(path)):
+        with suppress(FileNotFoundError):  # a link to nothing
+            state = os.stat(file)  # noqa: PTH116 - faster, for there may be a million
+            digest.update(os.fsencode(name) + f"\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _files_below(folder: str) -> Iterator[tuple[str, str]]:
+    """Every file's name within the folder and its path, in an order that is always the same."""
+    for at, below, names in os.walk(folder):
+        below.sort()
+        for name in sorted(names):
+            file = os.path.join(at, name)  # noqa: PTH118
+            yield file.removeprefix(folder), file

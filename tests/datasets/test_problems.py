@@ -1,6 +1,7 @@
 """What happens to each kind of bad image: by default, and under the other policies."""
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 from raw_images import Made, prepare, prepare_npz, random_images, write_folder
 
+from troika.cli_data import set_version
 from troika.datasets.facts import facts_of
 from troika.datasets.near_duplicates import Neighbourhood
 from troika.errors import DatasetError
@@ -172,6 +174,25 @@ def test_links_that_lead_out_are_not_followed_unless_asked(good: Path, tmp_path:
     (good / "a" / "folder").unlink()
     followed = prepare(tmp_path / "out", good, policies={"outside_link": "warn"})
     assert "a/link.png" not in followed.quarantined()
+
+
+def test_pipes_and_links_in_a_circle_hold_nobody_up(good: Path) -> None:
+    os.mkfifo(good / "a" / "pipe.png")
+    (good / "a" / "circle.png").symlink_to("circle.png")
+    (good / "a" / "nowhere.png").symlink_to("gone.png")
+    made = prepare(good.parent / "out", good)
+    assert made.quarantined() == dict.fromkeys(("a/pipe.png", "a/circle.png", "a/nowhere.png"), "unreadable")
+    assert "a pipe, socket, device or folder, not a file" in made.report
+
+
+def test_names_that_are_not_utf8_are_written_out(good: Path) -> None:
+    root = os.fsencode(good)
+    Path(os.fsdecode(root + b"/a/\xff.png")).write_bytes(b"no image")
+    (good / "b").rename(os.fsdecode(root + b"/\xfe"))
+    made = prepare(good.parent / "out", good)
+    assert made.quarantined() == {"a/\\udcff.png": "unreadable"}
+    assert made.dataset.info.classes == ("a", "\\udcfe")
+    set_version({"prepare_data": {"version": "", "path": str(good), "dvc": {"repo": ""}}}, files=True)
 
 
 def test_too_many_bad_files_stop_the_step_and_are_listed(good: Path) -> None:

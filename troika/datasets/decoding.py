@@ -3,6 +3,8 @@
 Does not know folders and classes; sources/folder.py does.
 """
 
+import os
+import stat
 import struct
 import warnings
 import zlib
@@ -112,6 +114,8 @@ def decode_files(paths: Sequence[str], form: Form) -> Decoded:
 def size_of(path: str, max_pixels: int) -> tuple[int, int] | None:
     """(width, height) from a file's first bytes; None if it is no image that may be read."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - faster
+            return None
         with Image.open(path, formats=FORMATS) as image:
             return image.size if image.width * image.height <= max_pixels else None
     except (*_DAMAGED, UnidentifiedImageError, Image.DecompressionBombError):
@@ -126,6 +130,9 @@ def _decode(path: str, form: Form, mine: list[tuple[str, str]], sizes: list[tupl
         mine.append((name, detail))
 
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - faster
+            # To open a pipe would wait for ever.
+            raise _Unusable("unreadable", "a pipe, socket, device or folder, not a file")
         with Image.open(path, formats=FORMATS) as image:
             sizes.append(image.size)
             if image.width * image.height > form.max_pixels:

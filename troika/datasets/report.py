@@ -109,7 +109,7 @@ def _histogram(counts: NDArray[np.int64], before: NDArray[np.int64] | None) -> s
     top = max(shares.max(), 0 if old is None else old.max(), 1e-9)
     width, height = 640, 120
     step = width / BINS
-    parts = [f'<svg viewBox="0 0 {width} {height + 18}" role="img" aria-label="Histogram of mean brightness">']
+    parts = [f'<svg viewBox="0 0 {width} {height + 22}" role="img" aria-label="Histogram of mean brightness">']
     for number, share in enumerate(shares):
         tall = height * share / top
         title = html.escape(f"{number * 8} to {number * 8 + 7}: {counts[number]} images")
@@ -125,7 +125,7 @@ def _histogram(counts: NDArray[np.int64], before: NDArray[np.int64] | None) -> s
     for level in (0, 64, 128, 192, 255):
         anchor = {0: "start", 255: "end"}.get(level, "middle")
         parts.append(
-            f'<text x="{level / 256 * width:.0f}" y="{height + 14}" text-anchor="{anchor}">{level}</text>'
+            f'<text x="{level / 256 * width:.0f}" y="{height + 18}" text-anchor="{anchor}">{level}</text>'
         )
     return "".join([*parts, "</svg>"])
 

@@ -20,7 +20,7 @@ from troika.datasets.cores import usable_cores
 from troika.datasets.decoding import Decoded, Form, decode_files, size_of
 from troika.datasets.problems import Finding
 from troika.datasets.sources.settings import SourceParams
-from troika.datasets.sources.source import Block, ColourFoundError, ImageSource, block_images, bounded_map
+from troika.datasets.sources.source import Block, ColourFoundError, ImageSource, block_images, bounded_map, sayable
 from troika.errors import DatasetError, ParameterError
 
 ONE_CLASS = "images"
@@ -45,15 +45,14 @@ def open_folder(params: SourceParams) -> ImageSource:
         raise DatasetError(f"{root} is not a folder; path must name a folder of images")
     names, labels, classes = _list_files(root)
     form = _form(params, root, names)
-    name_of = names.__getitem__
     return ImageSource(
-        origin=Origin(kind="folder", path=root.resolve().name),
-        description=f"folder {root.resolve().name}",
+        origin=Origin(kind="folder", path=sayable(root.resolve().name)),
+        description=f"folder {sayable(root.resolve().name)}",
         classes=classes,
         count=len(names),
         shape=(form.size[1], form.size[0], form.channels),
         blocks=lambda: _blocks(root, names, labels, classes, form),
-        name_of=name_of,
+        name_of=lambda index: sayable(names[index]),
         reopen_in_colour=lambda: open_folder(params.model_copy(update={"colour": "rgb"})),
     )
 
@@ -85,7 +84,7 @@ def _list_files(root: Path) -> tuple[list[str], Labels, tuple[str, ...]]:
         labels += [label] * len(mine)
     if not names:
         raise DatasetError(f"{root} holds no image: its folders are empty")
-    return names, np.array(labels, np.int64), tuple(folders)
+    return names, np.array(labels, np.int64), tuple(map(sayable, folders))
 
 
 def _form(params: SourceParams, root: Path, names: Sequence[str]) -> Form:
@@ -116,7 +115,7 @@ def _blocks(
     outside = _links_outside(root, names)
     barred = outside if form.policies.outside_link != "warn" else set()
     noted = [
-        Finding(i, names[i], classes[labels[i]], "outside_link", "a link to a file outside the folder")
+        Finding(i, sayable(names[i]), classes[labels[i]], "outside_link", "a link to a file outside the folder")
         for i in sorted(outside)
     ]
     usable = np.array([i for i in range(len(names)) if i not in barred], np.int64)
@@ -154,7 +153,7 @@ def _block(decoded: Decoded, piece: Labels, names: Sequence[str], labels: Labels
     findings = []
     for note in decoded.notes:
         index = int(piece[note.position])
-        findings.append(Finding(index, names[index], classes[labels[index]], note.problem, note.detail))
+        findings.append(Finding(index, sayable(names[index]), classes[labels[index]], note.problem, note.detail))
     return Block(decoded.images, labels[indices], indices, decoded.facts, tuple(findings), Counter(decoded.sizes))
 
 
@@ -164,6 +163,7 @@ def _links_outside(root: Path, names: Sequence[str]) -> set[int]:
     found = set()
     for index, name in enumerate(names):
         path = os.path.join(root, name)  # noqa: PTH118 - faster
-        if os.path.islink(path) and not Path(path).resolve().is_relative_to(inside):  # noqa: PTH114
+        # Not Path.resolve, which fails where links lead in a circle.
+        if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(inside):  # noqa: PTH114
             found.add(index)
     return found

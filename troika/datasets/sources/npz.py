@@ -15,7 +15,7 @@ import numpy as np
 
 from troika.datasets.contract import Images, Labels, Origin
 from troika.datasets.sources.settings import SourceParams
-from troika.datasets.sources.source import ImageSource, block_images, examined
+from troika.datasets.sources.source import ImageSource, block_images, examined, sayable
 from troika.errors import DatasetError, ParameterError
 
 _UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
@@ -136,7 +136,7 @@ def _labels_and_classes(
         if len(shape) != 1 or size > _MOST_NAMES_BYTES:
             raise DatasetError(f"{path}: classes must be names of shape (K,), not {shape}")
         names = np.frombuffer(_exactly(file, size), dtype) if size else np.empty(0, "U1")
-    return labels, tuple(str(name) for name in names)
+    return labels, tuple(sayable(str(name)) for name in names)
 
 
 def _image_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, int, int]:

@@ -53,6 +53,11 @@ class ColourFoundError(Exception):
     """A set that looked grey holds an image in colour, so all of it must be read again, in RGB."""
 
 
+def sayable(name: str) -> str:
+    """A name that any file of text can hold: what is not UTF-8 in a file's or class's name is written out."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def block_images(shape: tuple[int, ...]) -> int:
     """How many images make a block."""
     return max(1, min(4096, BLOCK_BYTES // max(1, int(np.prod(shape)))))
