@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -184,9 +185,20 @@ def _fit(
                 if name.endswith("_loss")
             )
             bar.bar_format = _BAR.format(f"{progress.images_per_second:,.0f} images/s  {losses}")
-            bar.update(0)
+            try:
+                bar.update(0)
+            except BrokenPipeError:
+                _end_unheard()
 
     return kind.fit(dataset, params.preset, params.settings(), params.schedule(), params.machine(), folder, report)
+
+
+def _end_unheard() -> None:
+    """Whoever started this and read what it says is gone: do what SIGTERM asks for, and say no more."""
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, sys.stdout.fileno())
+    os.close(silence)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _save(

@@ -1,6 +1,7 @@
 """Training leaves a model with its lineage and a whole history, also when it is killed or started twice."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import pytest
 import yaml
 from filelock import FileLock
 from quick import REPOSITORY
+from safetensors import safe_open
 from safetensors.numpy import load_file
 from tiny_steps import Paths, run_quietly, tiny_params, write_params
 
+from components.step import PAUSED
 from components.train import train
 from troika.datasets.contract import Dataset
 from troika.datasets.dvc_hash import dvc_hash
@@ -157,11 +160,12 @@ def uninterrupted(made: Paths, tmp_path_factory: pytest.TempPathFactory) -> Path
     return paths
 
 
-def start(made: Paths, folder: Path) -> "subprocess.Popen[str]":
+def start(made: Paths, folder: Path, **changes: Any) -> "subprocess.Popen[str]":
     """The long training in another process, with its state in `folder`."""
+    params = write_params(folder, {"train": LONG["train"] | changes})
     command = [
         sys.executable, "-m", "components.train", "--dataset", str(made.dataset),
-        "--params", str(write_params(folder, LONG)), "--checkpoint", str(folder / "checkpoint"),
+        "--params", str(params), "--checkpoint", str(folder / "checkpoint"),
         "--history", str(folder / "history.jsonl"), "--state", str(folder / "state"),
     ]  # fmt: skip
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -204,6 +208,39 @@ def test_a_killed_run_goes_on_to_what_it_would_have_made(
     lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(50, 301, 50))
     assert not any(path.is_dir() for path in state.iterdir()), "the state outlives its use"
+
+
+def test_sigterm_ends_with_the_status_that_means_start_me_again(
+    made: Paths, uninterrupted: Paths, tmp_path: Path
+) -> None:
+    with start(made, tmp_path) as child:
+        wait_for_history(child, tmp_path / "state", lines=1)
+        child.send_signal(signal.SIGTERM)
+        text, _ = child.communicate(timeout=120)
+    assert child.returncode == PAUSED == 75, text
+    assert re.search(r"^paused: asked to end after step \d+ of 300; the training state is saved in ", text, re.M)
+    assert "Traceback" not in text
+    assert not (tmp_path / "checkpoint").exists()
+    with start(made, tmp_path) as child:
+        text, _ = child.communicate(timeout=120)
+    assert child.returncode == 0, text
+    assert "resuming the training" in text
+    assert weights(tmp_path / "checkpoint") == weights(uninterrupted.checkpoint)
+
+
+def test_a_run_whose_listener_is_gone_saves_its_state_and_ends(
+    made: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the process that started it is killed: it is not left behind, training for nobody."""
+    monkeypatch.setenv("TROIKA_REDRAWS_PROGRESS", "1")
+    with start(made, tmp_path, steps=10**6, checkpoint_seconds=1000.0) as child:
+        wait_for_history(child, tmp_path / "state", lines=1)
+        assert child.stdout is not None
+        child.stdout.close()
+        assert child.wait(timeout=120) == PAUSED
+    (state,) = (tmp_path / "state").glob("*/training.safetensors")
+    with safe_open(state, framework="numpy") as file:
+        assert int(file.metadata()["step"]) >= 50
 
 
 def test_two_at_once_on_one_state_both_finish(made: Paths, uninterrupted: Paths, tmp_path: Path) -> None:

@@ -55,6 +55,12 @@ def fit_small(
     return kind.fit(dataset, preset, settings, schedule, Machine(), state, report)
 
 
+def same_weights(one: GAN, other: GAN) -> bool:
+    return one.weights.keys() == other.weights.keys() and all(
+        np.array_equal(one.weights[name], other.weights[name]) for name in one.weights
+    )
+
+
 def random_dataset(folder: Path, shape: tuple[int, int, int]) -> Dataset:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (12, *shape), dtype=np.uint8)

@@ -123,9 +123,17 @@ def test_the_exported_graph_gives_the_images_in_memory(
     assert set(found["rungs"]) == {"batch_n", "batch_1", "permuted", "batch_1_to_n"}
 
 
-def test_labels_are_respected(digits: Dataset, framework: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("preset", "changes"),
+    [("r3gan", {}), ("dcgan", {"learning_rate_start": 0.004, "learning_rate_end": 0.004})],
+    ids=["r3gan", "dcgan"],
+)
+def test_labels_are_respected(
+    digits: Dataset, framework: str, tmp_path: Path, preset: str, changes: dict[str, float]
+) -> None:
     """After a short training most images are nearest to the mean digit of their label; by chance a tenth are."""
-    model = fit_small(digits, "r3gan", tmp_path, schedule(steps=250, batch_size=64), framework=framework)
+    short = schedule(steps=250, batch_size=64)
+    model = fit_small(digits, preset, tmp_path, short, framework=framework, **changes)
     labels = np.arange(200) % 10
     images = model.sample(draw_latents(range(200), model.spec.latent_size), labels).reshape(200, -1)
     real = digits.train.images.reshape(len(digits.train), -1).astype(float)
@@ -263,3 +271,18 @@ def test_reports_tell_all_figures_and_ticks_bring_samples(digits: Dataset, frame
     }  # fmt: skip
     assert {"variety", "validation_distance"} <= set(reports[1].figures)
     assert all(np.isfinite(list(report.figures.values())).all() for report in reports)
+
+
+def test_residual_blocks_train_and_export(digits: Dataset, framework: str, tmp_path: Path) -> None:
+    """They begin as the identity, so that only a training shows them."""
+    changes = {"network": {"residual_blocks": 1, "channels": 16}}
+    model = fit_small(digits, "r3gan", tmp_path, schedule(steps=3), framework=framework, **changes)
+    inside = {name: value for name, value in model.weights.items() if ".body.4.weight" in name}
+    assert len(inside) == 2  # one block at 4x4 and one at 8x8
+    assert all(np.abs(value).max() > 0 for value in inside.values())
+    planned = draw_weights(plan_generator(model.settings, model.spec), 0)
+    assert all(not planned[name].any() for name in inside)
+    assert sample(model).shape == (20, 8, 8, 1)
+    model.export_core(tmp_path / "core.onnx")
+    build_onnx(tmp_path / "core.onnx", model.spec, tmp_path / "model.onnx")
+    assert parity(model, tmp_path / "model.onnx", samples=8, seed=0)["samples"] == 8

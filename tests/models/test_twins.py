@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_gans import SCHEDULE, SMALL_PRESETS, fit_small, schedule, small_settings
+from small_gans import SCHEDULE, SMALL_PRESETS, fit_small, small_settings
 
 from troika.datasets.contract import Dataset
 from troika.errors import ParameterError
 from troika.models.contract import Machine, ModelSpec
-from troika.models.export import build_onnx, parity
 from troika.models.gan import pytorch_losses
 from troika.models.gan.backend import Backend
 from troika.models.gan.batches import Order, latents_of_step
@@ -25,7 +24,6 @@ from troika.models.gan.folding import fold_batch_norms
 from troika.models.gan.layers import BatchNorm, Layers, Weights, draw_weights
 from troika.models.gan.model import GAN
 from troika.models.gan.networks import plan_discriminator, plan_generator
-from troika.models.gan.pytorch_gan import PyTorchGAN
 from troika.models.gan.pytorch_networks import build, named_tensors, put_weights
 from troika.models.gan.schedules import Hyper
 from troika.models.latents import draw_latents
@@ -269,15 +267,6 @@ def test_batch_normalisation_folds_away(case: str) -> None:
         network.set_weights(values)
         images.append(network(inputs, training=False).numpy())
     np.testing.assert_allclose(images[1], images[0], atol=1e-5)
-
-
-def test_residual_blocks_train_and_export(digits: Dataset, tmp_path: Path) -> None:
-    changes = {"network": {"residual_blocks": 1, "channels": 16}}
-    model = fit_small(digits, "r3gan", tmp_path, schedule(steps=2), framework="tensorflow", **changes)
-    model.export_core(tmp_path / "core.onnx")
-    build_onnx(tmp_path / "core.onnx", model.spec, tmp_path / "model.onnx")
-    assert parity(model, tmp_path / "model.onnx", samples=8, seed=0)["samples"] == 8
-    assert PyTorchGAN(model.spec, model.settings, model.weights).weights.keys() == model.weights.keys()
 
 
 ONE_FRAMEWORK = """

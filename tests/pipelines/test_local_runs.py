@@ -181,9 +181,8 @@ def test_a_run_goes_on_when_nobody_listens_any_more(
     assert picture.exists()
 
 
-def test_a_run_that_was_killed_in_training_goes_on_from_there(tmp_path: Path) -> None:
-    params = write_params(tmp_path, promoted=True)
-    arguments = ("--params", params, "--steps", "900", "--set", "train.checkpoint_seconds=0.5")
+def end_while_training(tmp_path: Path, by: signal.Signals, arguments: list[str | Path]) -> None:
+    """Start the run, and end all its processes once it has trained for some steps."""
     process = subprocess.Popen(
         command(tmp_path, *arguments),
         cwd=REPOSITORY,
@@ -191,17 +190,34 @@ def test_a_run_that_was_killed_in_training_goes_on_from_there(tmp_path: Path) ->
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
-    state = tmp_path / "home" / "training"
-    deadline = time.monotonic() + 120
-    while not list(state.glob("*/training.safetensors")):
+
+    def lines() -> int:
+        logs = (tmp_path / "home" / "training").glob("*/log/stats.jsonl")
+        return sum(len(path.read_text().splitlines()) for path in logs)
+
+    before, deadline = lines(), time.monotonic() + 120
+    while lines() <= before:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
+    os.killpg(process.pid, by)
     process.wait()
+
+
+def test_a_run_that_was_ended_and_killed_in_training_goes_on_from_there(tmp_path: Path) -> None:
+    params, state = write_params(tmp_path, promoted=True), tmp_path / "home" / "training"
+    arguments: list[str | Path] = ["--params", params, "--steps", "900", "--set"]
+    # Asked to end, as a node that is drained asks its pods: training saves its state first.
+    end_while_training(tmp_path, signal.SIGTERM, [*arguments, "train.checkpoint_seconds=1000"])
+    deadline = time.monotonic() + 30
+    while not list(state.glob("*/training.safetensors")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    # Killed while it goes on.
+    end_while_training(tmp_path, signal.SIGKILL, [*arguments, "train.checkpoint_seconds=0.5"])
     assert stored(tmp_path) == []
 
-    finished = troika_run(tmp_path, *arguments)
+    finished = troika_run(tmp_path, *arguments, "train.checkpoint_seconds=0.5")
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "unchanged, not run again: prepare_data\n" in finished.stdout
     assert re.search(r"resum\w+", finished.stdout)

@@ -132,7 +132,9 @@ class _TensorBoard:
 
         # The package says on each start that it has no parser for its own configuration.
         logging.getLogger("tensorboardX").setLevel(logging.ERROR)
-        self._writer = SummaryWriter(str(folder), purge_step=done + 1 if done else None)
+        # Its files are named by the second: one that is opened within the same one would replace the other.
+        suffix = f".after_{done}" if done else ""
+        self._writer = SummaryWriter(str(folder), purge_step=done + 1 if done else None, filename_suffix=suffix)
 
     def log(self, step: int, figures: dict[str, float], picture: Image.Image | None) -> None:
         for name, value in figures.items():
