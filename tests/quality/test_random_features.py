@@ -139,6 +139,10 @@ def test_features_that_do_not_vary_are_no_trouble() -> None:
     labels = np.repeat([0, 1], 10)
     constant = np.full((20, 3), 1.1, np.float32)
     assert accuracy_of_features(constant, labels, constant, labels, 2) == 0.5
+    # Rounding that happens to go with the labels is no feature.
+    rounding = np.where(labels == 1, np.nextafter(0.1, 1), 0.1)[:, np.newaxis]
+    assert rounding.std() > 0
+    assert accuracy_of_features(rounding, labels, rounding, labels, 2) == 0.5
     with_one = np.concatenate([constant, labels[:, np.newaxis]], axis=1)
     assert accuracy_of_features(with_one, labels, with_one + np.array([0.01, 0, 0, 0]), labels, 2) == 1
 
