@@ -40,20 +40,18 @@ class Discriminator(nn.Module):
         self.body = build(layers)
         height, width, channels = image_shape
         self.dropout_widths = plan.dropout_widths(layers, (channels, height, width))
+        self._dropouts = [layer for layer in self.body if isinstance(layer, Dropout)]
 
     def forward(self, images: Tensor, labels: Tensor | None, bits: Bits | None = None) -> Tensor:
         """Shapes: see the class. `bits` (N, all dropout widths) decide what is dropped; None: PyTorch does."""
         start = 0
-        for layer, width in zip(self._dropouts(), self.dropout_widths, strict=True):
+        for layer, width in zip(self._dropouts, self.dropout_widths, strict=True):
             layer.bits = None if bits is None else bits[:, start : start + width]
             start += width
         scores: Tensor = self.body(images).float()
         if labels is None:
             return scores.squeeze(1)
         return scores.gather(1, labels[:, None]).squeeze(1)
-
-    def _dropouts(self) -> list["Dropout"]:
-        return [layer for layer in self.body if isinstance(layer, Dropout)]
 
 
 class Dropout(nn.Module):
