@@ -13,7 +13,7 @@ from components.evaluate import EvaluateParams
 from troika.datasets.contract import Dataset, Images, Labels, Split
 from troika.errors import ParameterError
 from troika.quality.evaluator import Evaluator
-from troika.quality.gate import Limit, Measure
+from troika.quality.gate import Limit, Measure, widen_for_looks
 from troika.quality.generator import OnnxGenerator
 from troika.quality.judge import Generator, Judged, SampleParams, judge
 from troika.quality.measures import frechet_distance, t_interval
@@ -360,15 +360,21 @@ def test_an_open_verdict_draws_more_until_it_is_certain_or_the_budget_is_spent(
         limits = {"label_agreement": Limit(at_least=limit)}
         return judge(generator, real_side, samples, limits, None, evaluate_params.champion), len(generator.asked)
 
-    judged, batches = held_to(0.90, 40)
-    assert (judged.decision, batches) == ("promote", 20)
-    assert held_to(0.80, 40)[1] == 10
-    judged, batches = held_to(0.90, 10)
+    far, batches = held_to(0.5, 40)
+    assert (far.decision, batches) == ("promote", 10)
+    agreement = entry_of(far, "label_agreement")
+    assert agreement.value is not None
+    assert agreement.low is not None
+    # Inside the interval, so that half as many samples again would decide.
+    near = agreement.value - 0.8 * widen_for_looks(3, 10) * (agreement.value - agreement.low)
+    judged, batches = held_to(near, 10)
     assert (judged.decision, batches) == ("inconclusive", 10)
-    # What the whole budget would not decide is given up.
-    judged, batches = held_to(0.93, 40)
-    assert (judged.decision, batches) == ("inconclusive", 20)
     assert judged.reasons[0].endswith("samples would decide")
+    judged, batches = held_to(near, 40)
+    assert batches > 10
+    # So near that the whole budget would not decide: given up at once.
+    judged, batches = held_to(agreement.value - 0.05 * (agreement.value - agreement.low), 40)
+    assert (judged.decision, batches) == ("inconclusive", 10)
 
 
 def test_a_budget_below_the_first_look_is_refused() -> None:
