@@ -23,7 +23,7 @@ from tqdm import tqdm
 from components.step import run_step
 from troika.datasets.contract import Dataset
 from troika.datasets.record import dataset_record
-from troika.errors import ParameterError
+from troika.errors import ParameterError, TrainingError, TrainingPausedError
 from troika.folders import replace_folder, write_atomic
 from troika.lineage import code_commit, image_digest, package_versions
 from troika.models.contract import GenerativeModel, Machine, Progress, Schedule
@@ -227,7 +227,10 @@ def _training_folder(state: Path | None, dataset: Dataset, params: TrainParams) 
     """A folder for the state of this very training, held by one process at a time; removed after success."""
     if state is None:
         with tempfile.TemporaryDirectory(prefix="troika-train-") as scratch:
-            yield Path(scratch)
+            try:
+                yield Path(scratch)
+            except TrainingPausedError:
+                raise TrainingError("asked to end; nothing is kept, since no folder `state` was given") from None
         return
     what = [dataset.info.content_hash, params.model_dump(exclude=_FACTS), params.settings().model_dump()]
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,6 +1,7 @@
 """Training leaves a model with its lineage and a whole history, also when it is killed or started twice."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -22,8 +23,9 @@ from components.step import PAUSED
 from components.train import train
 from troika.datasets.contract import Dataset
 from troika.datasets.dvc_hash import dvc_hash
-from troika.errors import DatasetError, ParameterError
+from troika.errors import DatasetError, ParameterError, TrainingError, TrainingPausedError
 from troika.lineage import code_commit, package_versions
+from troika.models.training_log import TrainingLog
 
 
 def weights(checkpoint: Path) -> bytes:
@@ -226,6 +228,13 @@ def test_sigterm_ends_with_the_status_that_means_start_me_again(
     assert child.returncode == 0, text
     assert "resuming the training" in text
     assert weights(tmp_path / "checkpoint") == weights(uninterrupted.checkpoint)
+
+
+def test_without_a_state_nothing_is_promised(made: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TrainingLog, "add", lambda log, progress: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(TrainingError, match="nothing is kept, since no folder `state` was given") as caught:
+        train(made.dataset, tmp_path / "c", tmp_path / "h", tiny_params("train"))
+    assert not isinstance(caught.value, TrainingPausedError)  # whose exit status would mean: start me again
 
 
 def test_a_run_whose_listener_is_gone_saves_its_state_and_ends(
