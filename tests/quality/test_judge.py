@@ -367,7 +367,7 @@ def test_an_open_verdict_draws_more_until_it_is_certain_or_the_budget_is_spent(
     assert agreement.low is not None
     # Inside the interval, so that half as many samples again would decide.
     near = agreement.value - 0.8 * widen_for_looks(3, 10) * (agreement.value - agreement.low)
-    judged, batches = held_to(near, 10)
+    judged, batches = held_to(agreement.value - 0.8 * (agreement.value - agreement.low), 10)
     assert (judged.decision, batches) == ("inconclusive", 10)
     assert judged.reasons[0].endswith("samples would decide")
     judged, batches = held_to(near, 40)
