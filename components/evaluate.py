@@ -22,6 +22,7 @@ from troika.quality.challenge import ChampionParams
 from troika.quality.evaluator import Evaluator
 from troika.quality.gate import Limit, Measure
 from troika.quality.generator import OnnxGenerator
+from troika.quality.inception import InceptionFeatures
 from troika.quality.interpolation import interpolate
 from troika.quality.judge import Judged, SampleParams, judge
 from troika.quality.real import RealSide
@@ -43,6 +44,8 @@ class EvaluateParams(Params):
     samples: SampleParams
     limits: dict[str, Limit]
     champion: ChampionParams
+    inception: str
+    """Path of an ONNX file, see troika/quality/inception.py; empty: none."""
     self_test: bool
     """Whether known-bad generators go through the gate first."""
 
@@ -76,7 +79,8 @@ def evaluate(
 
     Raises:
         BundleError: the bundle is damaged, or was trained on another dataset.
-        EvaluatorError: the evaluator is not one, or was trained on another dataset.
+        EvaluatorError: the evaluator is not one, or was trained on another dataset; or features of `inception`
+            would say nothing about these images.
         StoreError: the champion cannot be fetched.
         GateBrokenError: the gate would promote a generator that is known to be bad.
     """
@@ -88,7 +92,11 @@ def evaluate(
             "evaluate with the dataset of the training run"
         )
     real = RealSide(
-        data, Evaluator.open(evaluator, data.info.content_hash), params.samples.batch_size, params.samples.real
+        data,
+        Evaluator.open(evaluator, data.info.content_hash),
+        params.samples.batch_size,
+        params.samples.real,
+        InceptionFeatures(Path(params.inception), data.info.shape) if params.inception else None,
     )
     with tempfile.TemporaryDirectory(prefix="troika-champion-") as scratch:
         released = _champion(champion, opened, data, Path(scratch), params.champion)

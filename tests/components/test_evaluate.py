@@ -274,6 +274,11 @@ def test_a_gate_that_lets_known_bad_generators_through_fails_the_run(made: Paths
     )
 
 
+def test_features_of_photographs_are_refused_for_digits(made: Paths, tmp_path: Path) -> None:
+    words = "features of colour photographs say nothing about images of 1 channel"
+    refused_without_a_trace(made, tmp_path, words, EvaluatorError, inception="inception.onnx")
+
+
 def test_a_gate_that_was_not_tested_says_so(
     made: Paths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

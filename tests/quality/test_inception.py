@@ -1,14 +1,18 @@
 """Features of a given network: the graph's own figures, and a reason wherever they would say nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from patterns import pattern_side
 
 from troika.errors import EvaluatorError
 from troika.quality.inception import InceptionFeatures
 from troika.quality.measures import frechet_distance
+from troika.quality.spoiled import images_of
+from troika.quality.tally import Tally
 
 SHAPE = (40, 36, 3)
 WEIGHTS = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
@@ -136,3 +140,25 @@ def test_other_images_are_refused(tmp_path: Path) -> None:
         features.look_at(photographs(2, 0) / 255)
     with pytest.raises(ValueError, match=r"not uint8 \(2, 36, 40, 3\)"):
         features.look_at(photographs(2, 0).transpose(0, 2, 1, 3))
+
+
+def test_a_given_network_is_reported_beside_the_evaluator(tmp_path: Path) -> None:
+    """On colour images, with what real ones score, and named by its digest; it limits nothing by itself."""
+    side = replace(pattern_side(SHAPE), inception=InceptionFeatures(write(tmp_path / "given.onnx"), SHAPE))
+    tally = Tally(side, conditional=True)
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        labels = rng.integers(0, 3, 100)
+        tally.add(images_of(side.held_out)(rng, labels), labels)
+    (found,) = [entry for entry in tally.measures() if entry.name == "inception_frechet_distance"]
+    assert found.value is not None
+    assert found.floor is not None
+    assert 0 <= found.value < 10 * found.floor + 1e-3
+    assert side.inception is not None
+    assert found.note.endswith(side.inception.digest[:19])
+    dark = Tally(side, conditional=True)
+    for _ in range(2):
+        dark.add(images_of(side.held_out)(rng, labels) // 3, labels)
+    (worse,) = [entry for entry in dark.measures() if entry.name == "inception_frechet_distance"]
+    assert worse.value is not None
+    assert worse.value > 10 * found.value

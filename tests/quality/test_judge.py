@@ -306,7 +306,9 @@ def test_the_table_counts_every_sample_under_its_label(judged: tuple[Judged, Mad
 
 
 def test_every_figure_has_an_interval_and_what_real_images_score(judged: tuple[Judged, MadeUpGenerator]) -> None:
-    assert [entry.name for entry in judged[0].judgement.measures] == list(NOTES)
+    assert [entry.name for entry in judged[0].judgement.measures] == [
+        name for name in NOTES if name != "inception_frechet_distance"
+    ]
     for entry in judged[0].judgement.measures:
         assert entry.value is not None
         assert entry.low is not None

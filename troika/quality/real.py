@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from troika.datasets.contract import Dataset, Images, Labels, Split
 from troika.quality.classification import accuracy_of_features
 from troika.quality.evaluator import Evaluator
+from troika.quality.inception import InceptionFeatures
 from troika.quality.measures import Moments, distance_to, feature_scale, frechet_distance
 from troika.quality.memorisation import TrainingIndex
 from troika.quality.random_features import RandomFeatures
@@ -39,12 +40,14 @@ class RealSide:
         evaluator: trained on the same.
         batch_size: of generated samples; floors are for this many.
         largest: of a split, at most this many images are looked at, chosen once at random.
+        inception: a network that was trained elsewhere, whose Fréchet distance is reported beside; None: none.
     """
 
     dataset: Dataset
     evaluator: Evaluator
     batch_size: int
     largest: int
+    inception: InceptionFeatures | None = None
 
     @cached_property
     def reference(self) -> Reference:
@@ -130,6 +133,15 @@ class RealSide:
         step = max(1, features.shape[1] // _RANDOM_COLUMNS)
         return frechet_distance(features[:, ::step], self.random_held_out[:, ::step])
 
+    @cached_property
+    def inception_distance(self) -> Callable[[Images], float]:
+        """Fréchet distance of images (N, H, W, C) to held-out ones on the given network's features."""
+        network = self.inception
+        if network is None:
+            raise ValueError("no network was given")
+        distance = distance_to(Moments.of(network.look_at(self.held_out.images)))
+        return lambda images: distance(Moments.of(network.look_at(images)))
+
     def classification_accuracy(self, random_features: Rows, labels: Labels) -> float:
         """Of held-out images, by a classifier that has seen these samples only."""
         return accuracy_of_features(
@@ -159,6 +171,8 @@ class RealSide:
             figures = self.reference.figures_of(images, features, self._train_seen[1][chosen], None)
             random_features = self.random.look_at(to_levels(images, self.dataset.info.levels))
             figures["random_frechet_distance"] = self.random_distance(random_features)
+            if self.inception is not None:
+                figures["inception_frechet_distance"] = self.inception_distance(images)
             # Training images are not drawn twice.
             figures["repeated_images"] = 0.0
             if self.has_classes:

@@ -41,6 +41,7 @@ _UNBOUNDED = {
     "frechet_distance_at_infinity",
     "frechet_distance_to_train",
     "random_frechet_distance",
+    "inception_frechet_distance",
     "kernel_distance",
     "density",
     "contrast_ratio",

@@ -25,6 +25,7 @@ NOTES = {
     "frechet_distance_at_infinity": "the same, less the bias of finitely many samples",
     "frechet_distance_to_train": "to the images that training saw",
     "random_frechet_distance": "to held-out images, on random features: a second opinion",
+    "inception_frechet_distance": "to held-out images, on features of a network that was trained elsewhere",
     "kernel_distance": "KID on evaluator features; equal distributions score 0 in the mean",
     "precision": "samples that lie among held-out images",
     "recall": "held-out images that lie among samples",
@@ -51,6 +52,7 @@ _MAY_EXCEED_1 = {
     "frechet_distance_at_infinity",
     "frechet_distance_to_train",
     "random_frechet_distance",
+    "inception_frechet_distance",
     "kernel_distance",
     "density",
     "contrast_ratio",
@@ -132,6 +134,8 @@ class Tally:
         )
         random_features = real.random.look_at(rounded)
         figures["random_frechet_distance"] = real.random_distance(random_features)
+        if real.inception is not None:
+            figures["inception_frechet_distance"] = real.inception_distance(images)
         if self.conditional:
             figures["classification_accuracy"] = real.classification_accuracy(random_features, labels)
         copies = real.copies.of(features[:_MEMORISATION_ROWS])
@@ -176,6 +180,8 @@ class Tally:
             low, high = t_interval(values)
             low = max(low, 0.0) if name in _NEVER_NEGATIVE else low
             high = high if name in _MAY_EXCEED_1 else min(high, 1.0)
+        if name == "inception_frechet_distance" and self._real.inception is not None:
+            note += f", {self._real.inception.digest[:19]}"
         floor, unit = self._real.floors.get(name), self._real.units.get(name, 1.0)
         return Measure(name=name, value=mean, low=low, high=high, floor=floor, unit=unit, note=note)
 

@@ -22,6 +22,7 @@ _TITLES = {
     "frechet_distance_at_infinity": "Fréchet distance, extrapolated",
     "frechet_distance_to_train": "Fréchet distance to training images",
     "random_frechet_distance": "Fréchet distance, random features",
+    "inception_frechet_distance": "Fréchet distance, given network",
     "kernel_distance": "Kernel distance (KID)",
     "memorisation_pixels": "Memorisation, in pixels",
     "duplicates_pixels": "Duplicates, in pixels",
