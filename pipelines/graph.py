@@ -14,6 +14,21 @@ from pipelines.cluster import Cluster, apply
 PIPELINE_NAME = "troika-train-and-release"
 
 
+def margin(gate: Mapping[str, Any], figure: str, kind: str) -> float:
+    """A limit of the parameter file that counts from real images' figure; -1 where it is of another kind."""
+    found = gate["limits"].get(figure, {}).get(kind)
+    return -1.0 if found is None else float(found)
+
+
+def without_nulls(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A section without keys that are null, which KFP cannot hand on."""
+    return {
+        key: without_nulls(value) if isinstance(value, Mapping) else value
+        for key, value in section.items()
+        if value is not None
+    }
+
+
 def train_and_release(
     image: str, sections: Mapping[str, Mapping[str, Any]], cluster: Cluster | None = None
 ) -> Any:
@@ -57,8 +72,8 @@ def train_and_release(
         seed: int = train["seed"],
         model_name: str = sections["export_model"]["model_name"],
         champion_must: str = gate["champion"]["must"],
-        label_agreement_margin: float = gate["limits"]["label_agreement"]["below_floor"],
-        frechet_distance_margin: float = gate["limits"]["frechet_distance"]["above_floor"],
+        label_agreement_margin: float = margin(gate, "label_agreement", "below_floor"),
+        frechet_distance_margin: float = margin(gate, "frechet_distance", "above_floor"),
         overrides: dict = {},  # type: ignore[type-arg]  # noqa: B006 - KFP reads it, nobody changes it
     ) -> Outputs:
         """Train a generative model, judge it, and release it if it passes.
@@ -80,9 +95,9 @@ def train_and_release(
             model_name: Name under which Triton serves the model.
             champion_must: Gate: what it takes to replace the released model: beat it, match it, or ignore it.
             label_agreement_margin: Gate: how far the share of samples that show the requested class may lie below
-                that of real images, 0..1.
+                that of real images, 0..1; -1: params.yaml has a limit of another kind.
             frechet_distance_margin: Gate: how far the Fréchet distance to held-out images may lie above that of
-                real images, as a share of their features' variance.
+                real images, as a share of their features' variance; -1: params.yaml has a limit of another kind.
             overrides: Advanced: any other value of params.yaml, such as {"train": {"batch_size": 256}}.
         """
         prepared = component(wrappers.prepare_data)(
@@ -121,7 +136,7 @@ def train_and_release(
             environment=environment,
         )
         evaluated = component(wrappers.evaluate)(
-            params=dict(gate),
+            params=without_nulls(gate),
             overrides=overrides,
             champion_must=champion_must,
             label_agreement_margin=label_agreement_margin,

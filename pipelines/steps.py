@@ -177,13 +177,13 @@ def evaluate(
     from components.evaluate import evaluate as step
     from components.step import clear_errors, resolve_params
 
-    form = {
-        "champion": {"must": champion_must},
-        "limits": {
-            "label_agreement": {"below_floor": label_agreement_margin},
-            "frechet_distance": {"above_floor": frechet_distance_margin},
-        },
+    margins = {
+        "label_agreement": {"below_floor": label_agreement_margin},
+        "frechet_distance": {"above_floor": frechet_distance_margin},
     }
+    # Negative: the parameter file has a limit of another kind.
+    limits = {name: limit for name, limit in margins.items() if min(limit.values()) >= 0}
+    form = {"champion": {"must": champion_must}, "limits": limits}
     with tempfile.TemporaryDirectory() as scratch, clear_errors():
         found = Path(scratch, "champion.json")
         found.write_text(champion, encoding="utf-8")

@@ -17,7 +17,7 @@ from sklearn.model_selection import ParameterGrid, ParameterSampler
 from components.step import check_sections, resolve_params
 from pipelines import steps as wrappers
 from pipelines.cluster import Cluster, apply
-from pipelines.graph import train_and_release
+from pipelines.graph import margin, train_and_release, without_nulls
 from troika.errors import ParameterError
 from troika.params import Params, parse_assignments, read_mapping
 
@@ -202,13 +202,13 @@ def sweep_and_release(
                 checkpoint=trained.outputs["checkpoint"],
             )
             evaluated = component(wrappers.evaluate)(
-                params=dict(sections["evaluate"]),
+                params=without_nulls(gate),
                 overrides=point,
                 # Trials are compared with each other; the winner meets the champion.
                 champion="{}",
                 champion_must=gate["champion"]["must"],
-                label_agreement_margin=float(gate["limits"]["label_agreement"]["below_floor"]),
-                frechet_distance_margin=float(gate["limits"]["frechet_distance"]["above_floor"]),
+                label_agreement_margin=margin(gate, "label_agreement", "below_floor"),
+                frechet_distance_margin=margin(gate, "frechet_distance", "above_floor"),
                 bundle=exported.outputs["bundle"],
                 dataset=prepared.outputs["dataset"],
                 evaluator=seen.outputs["evaluator"],

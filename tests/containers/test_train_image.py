@@ -49,8 +49,10 @@ def test_every_step_runs_as_an_ordinary_user_on_a_read_only_root(host: str, trai
         "prepare_data": "--dataset dataset --report data.html --refused refused",
         "train": "--dataset dataset --checkpoint checkpoint --history history.jsonl",
         "export_model": "--checkpoint checkpoint --bundle bundle",
-        "evaluate": "--bundle bundle --dataset dataset --verdict verdict.json --reference reference.npz "
-        "--report evaluation.html --metrics metrics.json",
+        "train_evaluator": "--dataset dataset --evaluator evaluator.onnx",
+        "find_champion": "--champion champion.json --remote /work/releases.git --environment staging",
+        "evaluate": "--bundle bundle --dataset dataset --evaluator evaluator.onnx --champion champion.json "
+        "--verdict verdict.json --reference reference.npz --report evaluation.html --metrics metrics.json",
         "publish_model": "--bundle bundle --verdict verdict.json --reference reference.npz "
         "--published published.json --store file:///work/store",
         "release_model": "--published published.json --release release.json --remote /work/releases.git "

@@ -141,7 +141,13 @@ def test_a_rejection_after_a_release_leaves_the_release_alone(
     home, _ = promoted
     before = read_release(home / "home" / "releases.git", "local")
     finished = troika_run(
-        home, "--params", home / "params.yaml", "--set", "evaluate.limits.frechet_distance.at_most=1.0e-6"
+        home,
+        "--params",
+        home / "params.yaml",
+        "--set",
+        "evaluate.limits.frechet_distance.at_most=1.0e-6",
+        "--set",
+        "evaluate.limits.frechet_distance.above_floor=null",
     )
     assert finished.returncode == 1
     assert read_release(home / "home" / "releases.git", "local") == before

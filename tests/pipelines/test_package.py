@@ -9,6 +9,7 @@ from quick import REPOSITORY
 
 from components.step import read_sections
 from pipelines.compile import compile_pipeline
+from troika.params import merge
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,15 @@ def test_the_forms_defaults_are_those_of_the_parameter_file(package: dict[str, A
         "frechet_distance_margin": gate["limits"]["frechet_distance"]["above_floor"],
         "overrides": {},
     }
+
+
+def test_a_limit_of_another_kind_is_not_overruled_by_the_form(tmp_path: Path) -> None:
+    limits = {"frechet_distance": {"above_floor": None, "at_most": 1.0}}
+    sections = merge(read_sections(REPOSITORY / "params.yaml"), {"evaluate": {"limits": limits}})
+    compile_pipeline(tmp_path / "pipeline.yaml", "registry.test/troika-train@sha256:00", sections)
+    fields = form(yaml.safe_load((tmp_path / "pipeline.yaml").read_text()))
+    assert fields["frechet_distance_margin"]["defaultValue"] == -1
+    assert fields["label_agreement_margin"]["defaultValue"] > 0
 
 
 def test_facts_of_the_environment_must_be_given(package: dict[str, Any]) -> None:

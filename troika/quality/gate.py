@@ -33,7 +33,9 @@ class Limit(Params):
     def model_post_init(self, _context: object) -> None:
         """Refuse a limit with no bound or with two."""
         if len(self.model_dump(exclude_none=True)) != 1:
-            raise ValueError("give exactly one of at_least, at_most, below_floor and above_floor")
+            raise ValueError(
+                "give exactly one of at_least, at_most, below_floor and above_floor (null: not this one)"
+            )
 
     def bound(self, floor: float | None = None, unit: float = 1.0) -> Bound | None:
         """The limit as a number; None where it is relative to a floor that is not known."""
