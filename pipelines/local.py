@@ -87,7 +87,8 @@ def run_locally(
         try:
             task = pipeline(**arguments)
         except RuntimeError as error:
-            failed = screen.executed[-1] if screen.executed else "before the first"
+            # Steps that do not need the failed one are run all the same.
+            failed = next(iter(screen.failed + screen.executed[-1:]), "before the first")
             raise StepFailedError(f"step {failed} failed; the whole log is in {log}") from error
     outputs = task.outputs
     released = "release_model" in screen.executed
@@ -142,6 +143,7 @@ def _code_digest() -> str:
 
 _KFP_LINE = re.compile(r"^\d\d:\d\d:\d\d\.\d{3} - [A-Z]+ - (?P<message>.*)$")
 _EXECUTING = re.compile(r"Executing task \S*?'(?P<step>[\w-]+)'")
+_FAILED = re.compile(r"Task \S*?'(?P<step>[\w-]+)'\S* finished with status \S*FAILURE")
 _PROGRESS = re.compile(r"^\S+ +\d+% .* steps  .* left  ")
 _EXECUTOR = re.compile(r"^\[KFP Executor [^]]* (?P<level>[A-Z]+)\]: (?P<message>.*)$")
 _INPUT_FOLLOWS, _INPUT_ENDS = "Got executor_input:", "    }"
@@ -161,6 +163,7 @@ class _Screen(io.TextIOBase):
         self._in_bar = False
         self.executed: list[str] = []
         """Steps that were started, in order."""
+        self.failed: list[str] = []
 
     def write(self, text: str) -> int:
         self._log.write(text)
@@ -179,6 +182,8 @@ class _Screen(io.TextIOBase):
         if stamped:
             self._speaker = "kfp"
             started = _EXECUTING.search(stamped["message"])
+            if failed := _FAILED.search(stamped["message"]):
+                self.failed.append(failed["step"].replace("-", "_"))
             if started:
                 self.executed.append(started["step"].replace("-", "_"))
                 self._say(self.executed[-1])

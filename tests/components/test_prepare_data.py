@@ -110,7 +110,7 @@ def test_a_report_needs_nothing_but_itself(made: Paths, name: str, images: int) 
 def test_the_report_tells_counts_and_identity(made: Paths) -> None:
     text = (made.folder / "data.html").read_text()
     info = Dataset.open(made.dataset).info
-    for value in (info.content_hash, dvc_hash(made.dataset), *map(str, info.counts.values())):
+    for value in (info.content_hash, dvc_hash(made.dataset), *map("{:,}".format, info.counts.values())):
         assert value in text
 
 

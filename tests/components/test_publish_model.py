@@ -29,6 +29,8 @@ def test_an_approved_bundle_is_copied_and_recorded(made: Paths, tmp_path: Path) 
             "store": (tmp_path / "store").as_uri(),
             "created": created,
             "verdict_sha256": sha256_file(made.verdict),
+            "dataset": bundle.lineage["dataset"]["content_hash"],
+            "dataset_source": "scikit-learn load_digits",
         }
         named = json.loads(made.verdict.read_text())["reference_sha256"]
         assert read_reference(record["store"], "tiny", bundle.digest, named) == made.reference.read_bytes()

@@ -114,7 +114,7 @@ def test_two_revisions_are_used_in_two_runs_and_told_apart(
     text = re.sub(r"\s+", " ", two.report)
     for name, number in (("in both", 80), ("added", 20), ("removed", 0), ("moved to another split", 0)):
         assert f'<td>{name}</td><td class="number">{number}</td>' in text
-    assert '<td>a</td><td class="number">40</td><td class="number">60</td>' in text
+    assert '<td class="name">a</td><td class="number">40</td><td class="number">60</td>' in text
     assert first.content_hash in two.report
     assert "Against the previous version" not in one.report
     # The same revision again, by its commit: the same dataset.
@@ -131,8 +131,11 @@ def release_model_of(made: Made, remote: Path) -> tuple[str, dict[str, Any], dic
     lenient = {"class_balance": {"at_most": 2.0}}  # it has learnt nothing in these steps
     step_function("train")(folder / "dataset", checkpoint, folder / "h.jsonl", tiny_params("train", steps=2))
     step_function("export_model")(checkpoint, bundle, tiny_params("export_model"))
+    evaluator, champion = folder / "evaluator.onnx", folder / "champion.json"
+    step_function("train_evaluator")(folder / "dataset", evaluator, tiny_params("train_evaluator"))
+    step_function("find_champion")(champion, str(remote), "staging", tiny_params("find_champion"))
     step_function("evaluate")(
-        bundle, folder / "dataset", verdict, reference, folder / "e.html", folder / "m.json",
+        bundle, folder / "dataset", evaluator, champion, verdict, reference, folder / "e.html", folder / "m.json",
         tiny_params("evaluate", limits=lenient),
     )  # fmt: skip
     step_function("publish_model")(bundle, verdict, reference, published, str(folder / "store"))
