@@ -13,7 +13,7 @@ import numpy as np
 
 from components.step import run_step
 from troika.datasets.contract import Dataset, Images
-from troika.errors import BundleError, ReleaseError
+from troika.errors import BundleError, DatasetError, ReleaseError
 from troika.folders import write_atomic
 from troika.lineage import code_commit
 from troika.models.latents import draw_latents
@@ -34,6 +34,7 @@ from troika.releases import local
 from troika.releases.bundle import Bundle
 from troika.releases.store import fetch
 
+_FEWEST_HELD_OUT = 20
 _ROWS = 10
 """Of latent interpolation."""
 
@@ -91,6 +92,11 @@ def evaluate(
             f"{bundle} was trained on dataset {trained_on}, but {dataset} is {data.info.content_hash}; "
             "evaluate with the dataset of the training run"
         )
+    if len(data.held_out) < _FEWEST_HELD_OUT:
+        raise DatasetError(
+            f"{dataset} has {len(data.held_out)} held-out images; "
+            f"at least {_FEWEST_HELD_OUT} are needed to judge with"
+        )
     real = RealSide(
         data,
         Evaluator.open(evaluator, data.info.content_hash),
@@ -118,7 +124,7 @@ def evaluate(
         },
         self_test=tested,
         champion=released.record,
-        champion_note=released.note,
+        champion_note=judged.champion_problem or released.note,
         params=params.model_dump(exclude_none=True),
     )
     write_atomic(reference, content)

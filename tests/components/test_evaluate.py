@@ -11,7 +11,7 @@ import pytest
 from tiny_steps import Paths, tiny_params
 
 from components.evaluate import evaluate
-from troika.datasets.contract import Dataset
+from troika.datasets.contract import Dataset, Split
 from troika.datasets.writing import write_dataset
 from troika.errors import (
     BundleError,
@@ -270,13 +270,25 @@ def test_what_is_no_champion_file_is_refused(made: Paths, tmp_path: Path, conten
 
 def test_a_gate_that_lets_known_bad_generators_through_fails_the_run(made: Paths, tmp_path: Path) -> None:
     refused_without_a_trace(
-        made, tmp_path, "^gate broken: it would promote noise", GateBrokenError, self_test=True
+        made, tmp_path, "^gate broken: it would not refuse noise", GateBrokenError, self_test=True
     )
 
 
 def test_features_of_photographs_are_refused_for_digits(made: Paths, tmp_path: Path) -> None:
     words = "features of colour photographs say nothing about images of 1 channel"
     refused_without_a_trace(made, tmp_path, words, EvaluatorError, inception="inception.onnx")
+
+
+def test_a_dataset_with_too_few_held_out_images_is_refused(made: Paths, tmp_path: Path) -> None:
+    opened = Dataset.open(made.dataset)
+    few = {name: Split(split.images[:9], split.labels[:9]) for name, split in opened.splits.items()}
+    info = opened.info
+    written = write_dataset(tmp_path / "few", name=info.name, source=info.source, classes=info.classes, splits=few)
+    bundle = shutil.copytree(made.bundle, tmp_path / "bundle")
+    lineage = {"dataset": {"content_hash": written.info.content_hash}}
+    seal(bundle, "tiny", Bundle.open(bundle).spec, lineage)
+    words = "has 18 held-out images; at least 20 are needed to judge with"
+    refused_without_a_trace(made, tmp_path, words, DatasetError, bundle=bundle, dataset=written.folder)
 
 
 def test_a_gate_that_was_not_tested_says_so(

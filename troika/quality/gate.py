@@ -75,6 +75,8 @@ class Measure(BaseModel):
     """The limit as a number, where it is an upper one."""
     result: Literal["passed", "failed", "undecided", "reported"] = "reported"
     """Where the whole interval lies: inside the limit, outside, across it; `reported`: there is no limit."""
+    by_samples: bool = True
+    """Whether more samples make its interval narrower; if not, more held-out images would."""
     samples_to_decide: int | None = None
     """Of an undecided figure: about how many samples would decide, if its value stays."""
     note: str = ""
@@ -154,7 +156,7 @@ def _held_against(measure: Measure, limit: Limit, samples: int | None, widen: fl
     high = measure.value + widen * max(high - measure.value, 0.0)
     result = _check(bound, low, high)
     update: dict[str, str | float | None] = {**_limit_fields(limit, bound), "result": result}
-    if result == "undecided" and samples is not None:
+    if result == "undecided" and samples is not None and measure.by_samples:
         update["samples_to_decide"] = _samples_to_decide(measure.value, low, high, bound[1], samples)
     return measure.model_copy(update=update)
 

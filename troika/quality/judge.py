@@ -5,7 +5,7 @@ and labels, and is measured by the same evaluator. Knows neither files nor how m
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -72,6 +72,8 @@ class Judged:
     """Against the champion, if there is one."""
     tally: Tally
     champion: Tally | None
+    champion_problem: str = ""
+    """Why a champion that was given was not compared with."""
 
 
 def judge(
@@ -92,6 +94,7 @@ def judge(
     theirs = Tally(real, conditional=champion.conditional) if champion is not None else None
     looks = samples.looks
     judged: Judged | None = None
+    problem = ""
     drawn = 0
     for look in looks:
         for batch in range(drawn, look):
@@ -103,9 +106,12 @@ def judge(
                 nothing = Judgement(decision="reject", reasons=[str(error)], measures=[])
                 return Judged("reject", [str(error)], nothing, None, ours, None)
             if champion is not None and theirs is not None:
-                theirs.add(champion.draw(seeds, labels), labels)
+                try:
+                    theirs.add(champion.draw(seeds, labels), labels)
+                except SamplesError as error:
+                    theirs, problem = None, f"the champion cannot be compared with, {error}"
         drawn = look
-        judged = _verdict(ours, theirs, real, samples, limits, champion_params)
+        judged = replace(_verdict(ours, theirs, real, samples, limits, champion_params), champion_problem=problem)
         if not _more_would_help(judged, samples):
             break
     assert judged is not None  # noqa: S101 - there is at least one look
@@ -132,6 +138,9 @@ def _verdict(
         "reject" if "reject" in decisions else "inconclusive" if "inconclusive" in decisions else "promote"
     )
     reasons = [*judgement.reasons]
+    if theirs.conditional and not ours.conditional and decision == "promote":
+        decision = "inconclusive"
+        reasons.append("the champion follows labels and this model does not: who asks for one would get any")
     if held.decision != "promote" or decision == "promote":
         reasons.append(held.reason)
     return Judged(decision, reasons, judgement, held, ours, theirs)

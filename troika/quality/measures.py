@@ -20,7 +20,12 @@ def labels_to_ask_for(held_out: Counts, size: int, rng: np.random.Generator) -> 
 
     Drawn one by one they would have a mix of their own, whose distance from the right one says nothing of a model.
     """
-    return np.resize(rng.permutation(held_out), size)
+    classes, counts = np.unique(held_out, return_counts=True)
+    exact = counts * size / len(held_out)
+    asked = np.floor(exact).astype(np.int64)
+    # Largest remainders first.
+    asked[np.argsort(asked - exact, kind="stable")[: size - asked.sum()]] += 1
+    return rng.permutation(np.repeat(classes, asked))
 
 
 def frechet_distance(features: Floats, reference: Floats) -> float:

@@ -15,7 +15,7 @@ from troika.datasets.contract import Dataset, Images, Labels, Split
 from troika.quality.classification import accuracy_of_features
 from troika.quality.evaluator import Evaluator
 from troika.quality.inception import InceptionFeatures
-from troika.quality.measures import Moments, distance_to, feature_scale, frechet_distance
+from troika.quality.measures import Moments, distance_to, feature_scale, frechet_distance, total_variation
 from troika.quality.memorisation import TrainingIndex
 from troika.quality.random_features import RandomFeatures
 from troika.quality.reference import Reference, to_levels
@@ -25,6 +25,7 @@ Rows = NDArray[np.float32]
 
 FOLDS = 20
 _FLOOR_DRAWS = 5
+_CHANCE_DRAWS = 200
 _PIXEL_ROWS = 500
 _RANDOM_COLUMNS = 64
 _MOST_PIXELS = 1024
@@ -90,11 +91,31 @@ class RealSide:
     def folds(self) -> list[tuple[Callable[[Moments], float], float]]:
         """For each twentieth of the held-out images left out: the distance to the others, and its floor."""
         found = []
-        parts = np.array_split(np.arange(len(self.reference.features)), FOLDS)
+        parts = np.array_split(np.arange(len(self.reference.features)), min(FOLDS, len(self.reference.features)))
         for part in parts:
             distance = distance_to(Moments.of(np.delete(self.reference.features, part, axis=0)))
-            found.append((distance, float(np.mean([distance(moments) for moments in self._floor_moments]))))
+            found.append((distance, self._floor_of(distance)))
         return found
+
+    def _floor_of(self, distance: Callable[[Moments], float]) -> float:
+        """What as many training images as a batch has samples would score.
+
+        The bias of a Fréchet distance falls with one by the number of rows. Where there are fewer training images
+        than that, the line through the distances of all of them and of their halves is followed to the batch size.
+        """
+        found = float(np.mean([distance(moments) for moments in self._floor_moments]))
+        rows = self._floor_moments[0].count
+        if rows >= self.batch_size:
+            return found
+        halves = float(np.mean([distance(moments) for moments in self._half_moments]))
+        slope = (halves - found) * rows
+        return max(found + slope * (1 / self.batch_size - 1 / rows), 0.0)
+
+    @cached_property
+    def _half_moments(self) -> list[Moments]:
+        """Of both halves of all training images, which are in random order."""
+        middle = len(self.train_features) // 2
+        return [Moments.of(part) for part in (self.train_features[:middle], self.train_features[middle:])]
 
     @cached_property
     def _floor_moments(self) -> list[Moments]:
@@ -181,12 +202,20 @@ class RealSide:
         found = {name: float(np.mean([draw[name] for draw in draws])) for name in draws[0]}
         if self.has_classes:
             found["label_agreement"] = self.evaluator_correct / len(self.held_out)
-        # What is drawn has the held-out class mix, whatever the training images have.
-        found["class_balance"] = 0.0
+        # Of the held-out mix itself, drawn one by one; training images may have another.
+        found["class_balance"] = self._balance_of_chance
+        found["frechet_distance"] = self._floor_of(distance_to(Moments.of(self.reference.features)))
         found["frechet_distance_to_train"] = 0.0
         found |= {"memorisation": 0.5, "memorisation_pixels": 0.5, "duplicates": 0.01, "duplicates_pixels": 0.01}
         found["authenticity"] = self.copies.of(self.reference.features).authenticity
         return found
+
+    @cached_property
+    def _balance_of_chance(self) -> float:
+        mix = np.bincount(self.held_out.labels, minlength=len(self.dataset.info.classes))
+        rng = np.random.default_rng(0)
+        draws = rng.multinomial(self.batch_size, mix / mix.sum(), size=_CHANCE_DRAWS)
+        return float(np.mean([total_variation(draw, mix) for draw in draws]))
 
     @cached_property
     def units(self) -> dict[str, float]:

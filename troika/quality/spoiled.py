@@ -55,8 +55,9 @@ def spoiled_generators(real: RealSide, *, conditional: bool) -> list[Spoiled]:
     ]
     if classes > 1:
         # Three of ten classes, of fewer as many less.
-        kept = max(1, min(3, classes * 3 // 10))
-        few = lambda rng, labels: images_of(held_out)(rng, labels % kept)  # noqa: E731
+        present = np.unique(held_out.labels)
+        kept = max(1, min(3, len(present) * 3 // 10))
+        few = lambda rng, labels: images_of(held_out)(rng, present[labels % kept])  # noqa: E731
         found.append(Spoiled(f"{kept} of {classes} classes", few, conditional, ("class_balance", *distances)))
     if classes > 1 and conditional:
         shuffled = lambda rng, labels: images_of(held_out)(rng, rng.permutation(labels))  # noqa: E731

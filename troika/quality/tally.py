@@ -153,6 +153,14 @@ class Tally:
         found = [(float(nearness[row]), images[row], int(in_pixels.nearest[row])) for row in closest]
         self._nearest = sorted(self._nearest + found, key=lambda entry: entry[0])[:_SUSPICIOUS]
 
+    def part(self, batches: slice) -> "Tally":
+        """Some of the batches alone, as far as a comparison needs them."""
+        found = Tally(self._real, conditional=self.conditional)
+        for name, values in self.batches.items():
+            found.batches[name] = values[batches]
+        found.moments = self.moments[batches]
+        return found
+
     def measures(self) -> list[Measure]:
         """All figures with 95 % intervals, in the order of NOTES; at least two batches."""
         real = self._real
@@ -161,7 +169,9 @@ class Tally:
             if name == "evaluator_accuracy" and real.has_classes:
                 correct, total = real.evaluator_correct, len(real.held_out)
                 low, high = wilson_interval(correct, total)
-                found.append(Measure(name=name, value=correct / total, low=low, high=high, note=note))
+                found.append(
+                    Measure(name=name, value=correct / total, low=low, high=high, note=note, by_samples=False)
+                )
             elif name in _NEEDS_CLASSES and not real.has_classes:
                 found.append(Measure(name=name, value=None, note=f"{NOT_APPLICABLE}: there is one class"))
             elif name in self.batches:
