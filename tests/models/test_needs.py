@@ -88,8 +88,7 @@ def test_the_estimate_is_near_what_a_step_takes_at_its_peak(
     events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())
     peak = np.cumsum([event.nbytes() for event in events]).max()
-    # Some allocators give memory back sooner, so a peak may lie well below.
-    assert 0.4 < peak / (said["activations"] + said["gradients"]) < 1.3
+    assert 0.6 < peak / (said["activations"] + said["gradients"]) < 1.3
 
 
 def test_half_the_precision_and_half_the_batch_take_half_the_room(digits: Dataset) -> None:

@@ -55,7 +55,7 @@ def memory_of(
     trained = parameters_of(settings, spec)
     return {
         "weights": FLOAT32 * (2 * trained["generator"] + trained["discriminator"]),  # and the moving average
-        "gradients": FLOAT32 * sum(trained.values()),
+        "gradients": FLOAT32 * max(trained.values()),  # the networks take turns
         "optimiser": FLOAT32 * 2 * sum(trained.values()),
         "activations": pass_bytes * batch * kept,
     }
