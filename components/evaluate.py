@@ -216,10 +216,10 @@ def _print_summary(verdict: Verdict) -> None:
 
 def _line(m: Measure) -> str:
     if m.value is None:
-        return f"  {m.name:<26} {m.note}"
+        return f"  {m.name:<28} {m.note}"
     interval = f"[{m.low:.4g}, {m.high:.4g}]" if m.low is not None else ""
     limit = f"{m.limit}  {m.result}" if m.limit else ""
-    return f"  {m.name:<26} {m.value:<8.4g} {interval:<20} {limit}".rstrip()
+    return f"  {m.name:<28} {m.value:<8.4g} {interval:<20} {limit}".rstrip()
 
 
 if __name__ == "__main__":

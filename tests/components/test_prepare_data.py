@@ -96,13 +96,14 @@ class Links(HTMLParser):
                 self.outside.append(f"{tag} {name}={value}")
 
 
-@pytest.mark.parametrize(("name", "images"), [("data.html", 1), ("evaluation.html", 2)])
-def test_a_report_needs_nothing_but_itself(made: Paths, name: str, images: int) -> None:
+@pytest.mark.parametrize("name", ["data.html", "evaluation.html"])
+def test_a_report_needs_nothing_but_itself(made: Paths, name: str) -> None:
     text = (made.folder / name).read_text()
     page = Links()
     page.feed(text)
     assert page.outside == []
-    assert page.images >= images
+    # The grid of the data; samples of each class, suspicious ones and the way between latents of the model.
+    assert page.images == 1 if name == "data.html" else page.images > 100
     assert not page.tags & {"script", "link", "iframe", "object", "base"}
     assert not re.search(r"https?://|@import|url\(", text)
 

@@ -50,6 +50,10 @@ def test_a_preset_is_valid(preset: str) -> None:
     assert resolve_params(step_function("train"), train, {"preset": preset}).settings() == settings
 
 
+def test_the_champion_is_looked_for_where_releases_are_made() -> None:
+    assert sections()["find_champion"]["branch"] == sections()["release_model"]["branch"]
+
+
 def test_limits_are_on_figures_that_are_measured(tmp_path: Path) -> None:
     """A limit under a misspelt name would reject every model; no limit would promote every one."""
     limits = EvaluateParams.parse(sections()["evaluate"], "params.yaml").limits

@@ -11,6 +11,7 @@ from components.step import read_sections
 from troika.datasets.contract import Dataset
 from troika.quality.evaluator import Evaluator, EvaluatorParams
 from troika.quality.evaluator_training import train_evaluator
+from troika.quality.real import RealSide
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +37,9 @@ def evaluator_params() -> EvaluatorParams:
 def evaluator(prepared_digits: Dataset, evaluator_params: EvaluatorParams) -> Evaluator:
     info = prepared_digits.info
     return train_evaluator(prepared_digits.train, info.shape, len(info.classes), evaluator_params)
+
+
+@pytest.fixture(scope="session")
+def real_side(prepared_digits: Dataset, evaluator: Evaluator, evaluate_params: EvaluateParams) -> RealSide:
+    samples = evaluate_params.samples
+    return RealSide(prepared_digits, evaluator, samples.batch_size, samples.real)

@@ -7,44 +7,25 @@ it takes under a second and has no random state, so that two models are compared
 import numpy as np
 from sklearn.linear_model import RidgeClassifier
 
-from troika.datasets.contract import Images, Labels
-from troika.quality.random_features import RandomFeatures
+from troika.datasets.contract import Labels
 from troika.quality.rows import Floats, check_pair
 
 _SHRINKAGE = 1e-3
 """Of the classifier's weights, for each training row."""
 
 
-def classification_accuracy(
-    images: Images,
-    labels: Labels,
-    held_out_images: Images,
-    held_out_labels: Labels,
-    features: RandomFeatures,
-    num_classes: int,
+def accuracy_of_features(
+    features: Floats, labels: Labels, held_out: Floats, held_out_labels: Labels, num_classes: int
 ) -> float:
     """Share of held-out images whose class is told right, 0..1.
 
     Args:
-        images: generated, uint8 (N, H, W, C).
+        features: of generated images, (N, D), by random filters: the evaluator has been trained to tell real
+            classes apart, and would flatter.
         labels: (N,), what was asked for.
-        held_out_images: real, uint8 (M, H, W, C).
+        held_out: features of real images, (M, D).
         held_out_labels: (M,), their classes.
-        features: of random filters: the evaluator has been trained to tell real classes apart, and would flatter.
         num_classes: how many there are; one that was never asked for is never told.
-
-    Raises:
-        ValueError: see `accuracy_of_features`.
-    """
-    return accuracy_of_features(
-        features.look_at(images), labels, features.look_at(held_out_images), held_out_labels, num_classes
-    )
-
-
-def accuracy_of_features(
-    features: Floats, labels: Labels, held_out: Floats, held_out_labels: Labels, num_classes: int
-) -> float:
-    """`classification_accuracy` where features (N, D) and (M, D) are at hand.
 
     Raises:
         ValueError: no rows, different features, NaN, not one label for each row, or a label outside the classes.

@@ -29,6 +29,7 @@ from troika.quality.report_samples import (
     pairs,
     tile_size,
 )
+from troika.quality.tally import MAY_EXCEED_1
 from troika.quality.verdict import Verdict, title
 
 MAX_BYTES = 2_000_000
@@ -36,17 +37,6 @@ MAX_BYTES = 2_000_000
 
 _TABLE_OF = 20
 """Classes that a confusion matrix may have as a table; of more it is a picture."""
-_UNBOUNDED = {
-    "frechet_distance",
-    "frechet_distance_at_infinity",
-    "frechet_distance_to_train",
-    "random_frechet_distance",
-    "inception_frechet_distance",
-    "kernel_distance",
-    "density",
-    "contrast_ratio",
-}
-"""All other figures are shares."""
 
 
 _PLANS = [Plan(1, True), *(Plan(share, False) for share in (1, 0.7, 0.5, 0.35, 0.25, 0.1))]
@@ -147,7 +137,7 @@ def _figure_row(measure: Measure, verdict: Verdict) -> dict[str, Any]:
             floor=measure.floor,
             at_least=measure.at_least,
             at_most=measure.at_most,
-            bounds=(-np.inf, np.inf) if measure.name in _UNBOUNDED else (0.0, 1.0),
+            bounds=(-np.inf, np.inf) if measure.name in MAY_EXCEED_1 else (0.0, 1.0),
         )
     return {"measure": measure, "champion": other, "axis": axis}
 

@@ -1,4 +1,4 @@
-"""The gate's self-test: known-bad generators go through it in every run, and none may be promoted."""
+"""The gate's self-test: known-bad generators go through it in every run, and each must be refused."""
 
 from collections.abc import Mapping
 

@@ -47,7 +47,7 @@ NOTES = {
 """Every figure there is, in the order of the report."""
 
 _SHARES = {"label_agreement", "constant_images", "repeated_images"}
-_MAY_EXCEED_1 = {
+MAY_EXCEED_1 = {
     "frechet_distance",
     "frechet_distance_at_infinity",
     "frechet_distance_to_train",
@@ -57,6 +57,7 @@ _MAY_EXCEED_1 = {
     "density",
     "contrast_ratio",
 }
+"""All other figures are shares, 0..1."""
 _NEVER_NEGATIVE = set(NOTES) - {"kernel_distance"}
 _NEEDS_CLASSES = ("label_agreement", "classification_accuracy", "class_balance", "evaluator_accuracy")
 _MEMORISATION_ROWS = 1000
@@ -189,7 +190,7 @@ class Tally:
         else:
             low, high = t_interval(values)
             low = max(low, 0.0) if name in _NEVER_NEGATIVE else low
-            high = high if name in _MAY_EXCEED_1 else min(high, 1.0)
+            high = high if name in MAY_EXCEED_1 else min(high, 1.0)
         if name == "inception_frechet_distance" and self._real.inception is not None:
             note += f", {self._real.inception.digest[:19]}"
         floor, unit = self._real.floors.get(name), self._real.units.get(name, 1.0)
