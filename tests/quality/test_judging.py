@@ -12,7 +12,7 @@ from troika.datasets.contract import Dataset, Images, Labels
 from troika.errors import ParameterError
 from troika.quality.evaluator import Evaluator
 from troika.quality.gate import Limit, widen_for_looks
-from troika.quality.judge import Judged, SampleParams, judge
+from troika.quality.judge import Judged, SampleParams, challenge_of, judge
 from troika.quality.measures import Moments, distance_to, frechet_distance, t_interval
 from troika.quality.real import RealSide
 from troika.quality.reference import to_levels
@@ -98,6 +98,18 @@ def test_champion_and_challenger_draw_the_same_latents_and_labels(
     assert judged.challenge.decision == "promote"
     assert judged.decision == "promote", judged.reasons
     assert judged.reasons == [judged.challenge.reason]
+
+
+def test_random_features_may_object(real_side: RealSide, evaluate_params: EvaluateParams) -> None:
+    """What the evaluator likes and eyes that nobody has trained do not is no gain."""
+    every, params = slice(None), evaluate_params.champion
+    ours = judge_few(MadeUpGenerator(images_of(real_side.held_out)), real_side, evaluate_params).tally.part(every)
+    theirs = judge_few(MadeUpGenerator(noise), real_side, evaluate_params).tally.part(every)
+    assert challenge_of(ours, theirs, real_side, params, 100).decision == "promote"
+    ours.batches["random_frechet_distance"] = [50 * x for x in theirs.batches["random_frechet_distance"]]
+    found = challenge_of(ours, theirs, real_side, params, 100)
+    assert found.decision == "inconclusive"
+    assert found.reason.endswith("beyond chance and training seeds: the two disagree")
 
 
 def test_a_challenger_that_keeps_every_limit_but_is_no_better_is_rejected(
