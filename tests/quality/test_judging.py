@@ -17,7 +17,7 @@ from troika.quality.measures import Moments, distance_to, frechet_distance, t_in
 from troika.quality.real import RealSide
 from troika.quality.reference import to_levels
 from troika.quality.spoiled import images_of
-from troika.quality.tally import NOTES
+from troika.quality.tally import NOTES, Tally
 
 
 @pytest.fixture(scope="session")
@@ -173,6 +173,21 @@ def test_with_few_training_images_the_floor_is_that_of_a_whole_batch(
     truth = np.mean([distance(Moments.of(rng.normal(size=(1200, 16)))) for _ in range(40)])
     raw = np.mean([distance(Moments.of(rows[start : start + 300])) for start in range(0, len(rows), 300)])
     assert abs(np.mean(found) - truth) < 0.25 * abs(raw - truth)
+
+
+def test_it_is_said_where_copies_of_some_training_images_would_not_be_seen(
+    prepared_digits: Dataset, evaluator: Evaluator
+) -> None:
+    there = len(prepared_digits.train)
+    for largest, expected in ((200, f"; 200 of {there:,} training images were looked at"), (there, "")):
+        real = RealSide(prepared_digits, evaluator, 100, largest)
+        tally = Tally(real, conditional=True)
+        for seed in (0, 100):
+            labels = real.held_out.labels[:100]
+            tally.add(noise(np.random.default_rng(seed), labels), labels)
+        notes = {measure.name: measure.note for measure in tally.measures()}
+        assert notes["memorisation"].endswith(f"0.5 is usual{expected}")
+        assert "looked at" not in notes["precision"]
 
 
 def test_chance_alone_does_not_break_class_balance(real_side: RealSide, evaluate_params: EvaluateParams) -> None:

@@ -123,6 +123,20 @@ def test_figures_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> Non
         assert parts.authenticity == whole.authenticity
 
 
+def test_figures_do_not_depend_on_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor where a tile holds the one row that does not count, or rows that are as near in several tiles."""
+    train = np.concatenate([TRAIN, TRAIN[:40]])
+    whole = TrainingIndex(train, HELD_OUT).of(NEW)
+    copies = TrainingIndex(train, HELD_OUT).of(TRAIN)
+    for rows in (1, 7, len(train) - 1):
+        monkeypatch.setattr("troika.quality.pairs._TILE", rows)
+        parts = TrainingIndex(train, HELD_OUT).of(NEW)
+        assert np.array_equal(parts.nearest, whole.nearest)
+        assert np.array_equal(parts.distances, whole.distances)
+        assert np.array_equal(parts.spacing, whole.spacing)
+        assert np.array_equal(TrainingIndex(train, HELD_OUT).of(TRAIN).nearest, copies.nearest)
+
+
 def test_one_index_serves_many_sets() -> None:
     index = TrainingIndex(TRAIN, HELD_OUT)
     first = index.of(NEW)

@@ -21,8 +21,9 @@ from troika.datasets.contract import Images, Split
 from troika.errors import EvaluatorError
 from troika.onnx_session import onnxruntime_errors, open_session
 from troika.params import Params
+from troika.quality.rows import on_all_cores, parts_of
 
-_BATCH = 1024
+_BATCH = 256
 TURNS = 4
 
 
@@ -136,13 +137,15 @@ class Evaluator:
 
     def look_at(self, images: Images) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Features (N, D) and the most likely class (N,) of images uint8 (N, H, W, C)."""
-        features, classes = [], []
-        for start in range(0, len(images), _BATCH):
-            batch = np.ascontiguousarray(images[start : start + _BATCH])
-            found, logits = self._session.run(["features", "logits"], {"image": batch})
-            features.append(found)
-            classes.append(logits.argmax(axis=1))
-        return np.concatenate(features), np.concatenate(classes).astype(np.int64)
+        session = self._session
+
+        def look(part: slice) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+            features, logits = session.run(["features", "logits"], {"image": np.ascontiguousarray(images[part])})
+            return features, logits.argmax(axis=1)
+
+        found = on_all_cores(look, parts_of(len(images), _BATCH))
+        features, classes = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return features, classes.astype(np.int64)
 
     def accuracy(self, split: Split) -> float:
         """Share of images whose class it tells right; where there is one class, of turned images, which turn."""

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from troika.datasets.contract import Images, Labels
 from troika.onnx_session import open_session, run_generator
+from troika.quality.rows import on_all_cores, parts_of
 
-_BATCH = 512
+_BATCH = 256
 
 
 class OnnxGenerator:
@@ -35,17 +36,15 @@ class OnnxGenerator:
 
     def draw(self, seeds: NDArray[np.int64], labels: Labels) -> Images:
         """Images (N, H, W, C) for seeds (N,) and labels (N,); an unconditional generator ignores the labels."""
-        images: list[Images] = []
-        for start in range(0, len(seeds), _BATCH):
-            part = slice(start, start + _BATCH)
-            images.append(run_generator(self._session, seeds[part], labels[part]))
-        return np.concatenate(images)
+        session = self._session
+        parts = parts_of(len(seeds), _BATCH)
+        return np.concatenate(on_all_cores(lambda part: run_generator(session, seeds[part], labels[part]), parts))
 
     def draw_from(self, latents: NDArray[np.float32], labels: Labels) -> Images:
         """Images (N, H, W, C) of these latents (N, latent size), which no seed need give, and labels (N,)."""
         seeds = np.full(len(latents), -1, np.int64)
-        images: list[Images] = []
-        for start in range(0, len(latents), _BATCH):
-            part = slice(start, start + _BATCH)
-            images.append(run_generator(self._session, seeds[part], labels[part], latents[part]))
+        images = [
+            run_generator(self._session, seeds[part], labels[part], latents[part])
+            for part in parts_of(len(latents), _BATCH)
+        ]
         return np.concatenate(images)

@@ -83,14 +83,17 @@ def judge(
     limits: Mapping[str, Limit],
     champion: Generator | None,
     champion_params: ChampionParams,
+    *,
+    only_limits: bool = False,
 ) -> Judged:
     """Judge `generator`, against `champion` if one is given. The same arguments give the same verdict.
 
     Requested labels follow the held-out images' class counts, so that their mix is the right answer for a
-    conditional generator and the target of an unconditional one.
+    conditional generator and the target of an unconditional one. With `only_limits`, figures that no limit names
+    are not measured and no samples kept: of use where there is no champion and nothing is reported.
     """
     rng = np.random.default_rng(samples.seed)
-    ours = Tally(real, conditional=generator.conditional)
+    ours = Tally(real, conditional=generator.conditional, only=limits if only_limits else None)
     theirs = Tally(real, conditional=champion.conditional) if champion is not None else None
     looks = samples.looks
     judged: Judged | None = None

@@ -3,7 +3,9 @@
 Knows no limits. No distance between distributions sees copies: they are as good as real (that is what they are).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +25,27 @@ class Memorisation:
     """P(generated nearer to training than held-out), ties half: 0.5 as unlike as new real images, 1 copies."""
     duplicates: float
     """Share of generated rows as near to a training row as the closest 1 % of held-out rows are; null 0.01."""
-    authenticity: float
-    """Share of generated rows farther from their nearest training row than that has its own nearest; copies: 0."""
     distance_ratio: float
     """Median nearest distance, generated to held-out: 1 as unlike as new real images, 0 copies; at most 1e6."""
     nearest: NDArray[np.int64]
     """(N,): the nearest training row of each generated one."""
     distances: NDArray[np.float64]
     """(N,): Euclidean distance to it, exactly 0 for a copy."""
-    spacing: NDArray[np.float64]
-    """(N,): distance of that training row to its own nearest training row: what is near, there."""
+    own_distances: Callable[[NDArray[np.int64]], NDArray[np.float64]]
+    """Of training rows: the distance to their nearest other training row."""
+
+    @cached_property
+    def spacing(self) -> NDArray[np.float64]:
+        """(N,): distance of that training row to its own nearest training row: what is near, there."""
+        return self.own_distances(self.nearest)
+
+    @cached_property
+    def authenticity(self) -> float:
+        """Share of generated rows farther from their nearest training row than that has its own nearest.
+
+        Copies: 0. Alaa et al. 2022 (arXiv 2102.08921).
+        """
+        return float((self.distances > self.spacing).mean())
 
 
 class TrainingIndex:
@@ -55,8 +68,6 @@ class TrainingIndex:
     def of(self, fake: Floats) -> Memorisation:
         """Figures of generated rows (N, D).
 
-        Authenticity: Alaa et al. 2022 (arXiv 2102.08921).
-
         Raises:
             ValueError: no rows, other features than the training rows, NaN or infinity.
         """
@@ -67,16 +78,14 @@ class TrainingIndex:
         upto = np.searchsorted(held_out, distances, side="right")
         # A measured distance, and met by "at most": a copy counts even where held-out images are copies too.
         closest = held_out[int(0.01 * (count - 1))]
-        spacing = self._own_distances(nearest)
         usual, found = float(np.median(held_out)), float(np.median(distances))
         return Memorisation(
             auc=float(1 - (before + upto).mean() / (2 * count)),
             duplicates=float((distances <= closest).mean()),
-            authenticity=float((distances > spacing).mean()),
             distance_ratio=min(found / usual, _MOST) if usual else (_MOST if found else 1.0),
             nearest=nearest,
             distances=distances,
-            spacing=spacing,
+            own_distances=self._own_distances,
         )
 
     def _own_distances(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from troika.quality.rows import Floats, blocks
+from troika.quality.rows import Floats, blocks, on_all_cores, parts_of
 
 Squares = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -25,6 +25,9 @@ _TIE = 1 - 1e-10
 _MANY = 64
 """Pairs for each row that are measured one by one; with more, the block is done in float64."""
 _GROUPS = 32
+_TILE = 4096
+"""Others that a row is held against at once."""
+_ALL = slice(None)
 
 
 class Rows:
@@ -69,19 +72,34 @@ class Rows:
             others: rows with the same `middle`.
             without: (N,), for each row one of the others that does not count.
         """
-        nearest, distances = np.empty(len(self), np.int64), np.empty(len(self))
-        for part in blocks(len(self), len(others)):
-            squares = self._roughly(part, others, without)
+        # A matrix product of few rows by very many is slow.
+        tiles = list(parts_of(len(others), _TILE))
+        found = on_all_cores(lambda tile: self._nearest_in(tile, others, without), tiles)
+        places, squares = (np.stack(values) for values in zip(*found, strict=True))
+        first = squares.argmin(axis=0)
+        rows = np.arange(len(self))
+        return places[first, rows], np.sqrt(squares[first, rows])
+
+    def _nearest_in(self, tile: slice, others: "Rows", without: Places | None) -> tuple[Places, Squares]:
+        """`nearest` of some of the others, with squared distances; infinite where none of them counts."""
+        nearest, least = np.empty(len(self), np.int64), np.empty(len(self))
+        for part in blocks(len(self), tile.stop - tile.start):
+            squares = self._roughly(part, others, tile)
+            if without is not None:
+                (away,) = np.nonzero((without[part] >= tile.start) & (without[part] < tile.stop))
+                squares[away, without[part][away] - tile.start] = np.inf
             bound = squares.min(axis=1) + 2 * self._slack(part, others)
             here, there = _places(squares <= bound[:, np.newaxis])
             # Where a whole set is equal, some of it stand for all.
             few = np.arange(len(here)) - np.searchsorted(here, here) < _MANY
-            here, there = here[few], there[few]
+            here, there = here[few], there[few] + tile.start
             exact = self._by_differences(here + part.start, there, others)
+            if without is not None:
+                exact[there == without[part][here]] = np.inf
             order = np.lexsort((there, exact, here))
             chosen = order[np.searchsorted(here, np.arange(len(squares)))]
-            nearest[part], distances[part] = there[chosen], np.sqrt(exact[chosen])
-        return nearest, distances
+            nearest[part], least[part] = there[chosen], exact[chosen]
+        return nearest, least
 
     def within(self, others: "Rows", radii: Squares, others_radii: Squares) -> Iterator[tuple[Pairs, Pairs]]:
         """Pairs (places here, places among the others) nearer than a radius, block by block; a tie is not nearer.
@@ -109,14 +127,12 @@ class Rows:
         inside[close] = self._by_differences(here[close] + part.start, there[close], others) < limit[close]
         return here[inside] + part.start, there[inside]
 
-    def _roughly(self, part: slice, others: "Rows", without: Places | None = None) -> NDArray[np.float32]:
-        """Squared distances (rows of part, all others) to within rounding of float32; may be a little below 0."""
+    def _roughly(self, part: slice, others: "Rows", tile: slice = _ALL) -> NDArray[np.float32]:
+        """Squared distances (rows of part, others of tile), right but for float32; may be a little below 0."""
         left = self._wide[part] * np.float32(-2)
         left[:, -2] = 1
         left[:, -1] = self._lengths[part]
-        squares: NDArray[np.float32] = left @ others._wide.T
-        if without is not None:
-            squares[np.arange(len(left)), without[part]] = np.inf
+        squares: NDArray[np.float32] = left @ others._wide[tile].T
         return squares
 
     def _slack(self, part: slice, others: "Rows") -> NDArray[np.float32]:

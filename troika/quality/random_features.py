@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from troika.datasets.contract import Images
-from troika.quality.rows import blocks
+from troika.quality.rows import blocks, on_all_cores
 
 _FILTERS = 32
 _SIDE = 5
@@ -51,10 +51,10 @@ class RandomFeatures:
         if images.dtype != np.uint8 or images.shape[1:] != self.shape:
             wanted = ", ".join(map(str, self.shape))
             raise ValueError(f"images: uint8 (N, {wanted}) is needed, not {images.dtype} {images.shape}")
-        found = np.empty((len(images), self.size), np.float32)
-        for part in blocks(len(images), int(np.prod(self.shape)) * _SIDE**2 // self._stride**2):
-            found[part] = self._look_at(images[part])
-        return found
+        parts = list(blocks(len(images), int(np.prod(self.shape)) * _SIDE**2 // self._stride**2))
+        if not parts:
+            return np.empty((0, self.size), np.float32)
+        return np.concatenate(on_all_cores(lambda part: self._look_at(images[part]), parts))
 
     def _look_at(self, images: Images) -> NDArray[np.float32]:
         rim = _SIDE // 2
@@ -67,12 +67,19 @@ class RandomFeatures:
         answers = windows.reshape(count * rows * columns, -1) @ self._filters
         answers += self._offsets
         np.maximum(answers, 0, out=answers)
-        fields = np.add.reduceat(answers.reshape(count, rows, columns, _FILTERS), self._rows, axis=1)
-        fields = np.add.reduceat(fields, self._columns, axis=2)
-        heights, widths = np.diff([*self._rows, rows]), np.diff([*self._columns, columns])
-        fields /= np.outer(heights, widths).astype(np.float32)[..., np.newaxis]
+        # Means along a side are products with a small matrix, many times as fast as sums over slices.
+        down = _means(self._rows, rows) @ answers.reshape(count, rows, columns * _FILTERS)
+        fields = _means(self._columns, columns) @ down.reshape(count, -1, columns, _FILTERS)
         flat: NDArray[np.float32] = fields.reshape(count, -1)
         return flat
+
+
+def _means(starts: list[int], side: int) -> NDArray[np.float32]:
+    """(F, side): row f averages the places of field f, which end where the next field begins."""
+    found = np.zeros((len(starts), side), np.float32)
+    for row, start, stop in zip(found, starts, [*starts[1:], side], strict=True):
+        row[start:stop] = 1 / (stop - start)
+    return found
 
 
 def _fields(side: int) -> list[int]:

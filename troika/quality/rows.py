@@ -1,13 +1,20 @@
 """What every measure asks of its rows of features, and how many of them are worked on at once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
+from troika.datasets.cores import usable_cores
+
+T = TypeVar("T")
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
 _BLOCK_BYTES = 32 * 2**20
+_MOST_THREADS = 8
 _LARGEST = 1e15
 """Beyond it, sums of squares in float32 have no room."""
 
@@ -51,6 +58,21 @@ def check_pair(name: str, rows: Floats, other_name: str, others: Floats, at_leas
 
 def blocks(count: int, width: int) -> Iterator[slice]:
     """Slices over `count` rows, so that a float64 array of one slice by `width` stays within 32 MiB."""
-    size = max(1, _BLOCK_BYTES // (8 * max(width, 1)))
+    return parts_of(count, max(1, _BLOCK_BYTES // (8 * max(width, 1))))
+
+
+def parts_of(count: int, size: int) -> Iterator[slice]:
+    """Slices over `count` rows, of `size` each but the last."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
+
+
+def on_all_cores(work: Callable[[slice], T], parts: Iterable[slice]) -> list[T]:
+    """`work` of every part, in their order; for work that leaves Python's lock, as NumPy and ONNX Runtime do.
+
+    The parts are the same on any number of cores, and so is what comes out. At most eight at a time: each holds a
+    block.
+    """
+    # Libraries that start threads of their own in each of these would wait for each other.
+    with threadpool_limits(1), ThreadPoolExecutor(min(usable_cores(), _MOST_THREADS)) as pool:
+        return list(pool.map(work, parts))

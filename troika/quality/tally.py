@@ -6,6 +6,7 @@ have Wilson's.
 """
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from troika.datasets.contract import Images, Labels
 from troika.errors import SamplesError
 from troika.quality.gate import NOT_APPLICABLE, Measure
 from troika.quality.measures import Moments, frechet_distance_at_infinity, t_interval, wilson_interval
+from troika.quality.memorisation import Memorisation
 from troika.quality.real import RealSide, pixels
 from troika.quality.reference import to_levels
 from troika.quality.sanity import problem_of
@@ -59,6 +61,13 @@ MAY_EXCEED_1 = {
 }
 """All other figures are shares, 0..1."""
 _NEVER_NEGATIVE = set(NOTES) - {"kernel_distance"}
+_BY_TRAINING_IMAGES = {
+    "memorisation",
+    "memorisation_pixels",
+    "duplicates",
+    "duplicates_pixels",
+    "authenticity",
+}
 _NEEDS_CLASSES = ("label_agreement", "classification_accuracy", "class_balance", "evaluator_accuracy")
 _MEMORISATION_ROWS = 1000
 _PIXEL_ROWS = 500
@@ -98,8 +107,16 @@ class Kept:
 class Tally:
     """Counts one generator's samples. Not for several threads."""
 
-    def __init__(self, real: RealSide, *, conditional: bool) -> None:
+    def __init__(self, real: RealSide, *, conditional: bool, only: Collection[str] | None = None) -> None:
+        """Start at none.
+
+        Args:
+            real: what samples are measured against.
+            conditional: whether the generator follows labels.
+            only: figures that must be there, to save the time of others; then no samples are kept either.
+        """
         self._real = real
+        self._only = only
         # With one class there is nothing to ask for.
         self.conditional = conditional and real.has_classes
         self.batches: dict[str, list[float]] = defaultdict(list)
@@ -129,26 +146,48 @@ class Tally:
         figures = real.reference.figures_of(images, features, seen, labels if self.conditional else None)
         moments = Moments.of(features)
         self.moments.append(moments)
-        figures["frechet_distance_to_train"] = real.to_train(moments)
-        figures["frechet_distance_at_infinity"] = frechet_distance_at_infinity(
-            _equal_parts(features, 4), real.reference.features
-        )
-        random_features = real.random.look_at(rounded)
-        figures["random_frechet_distance"] = real.random_distance(random_features)
-        if real.inception is not None:
-            figures["inception_frechet_distance"] = real.inception_distance(images)
-        if self.conditional:
-            figures["classification_accuracy"] = real.classification_accuracy(random_features, labels)
-        copies = real.copies.of(features[:_MEMORISATION_ROWS])
-        figures["memorisation"], figures["duplicates"] = copies.auc, copies.duplicates
-        figures["authenticity"] = copies.authenticity
-        in_pixels = real.pixel_copies.of(pixels(rounded[:_PIXEL_ROWS]))
-        figures["memorisation_pixels"], figures["duplicates_pixels"] = in_pixels.auc, in_pixels.duplicates
+        if self._wants("frechet_distance_to_train"):
+            figures["frechet_distance_to_train"] = real.to_train(moments)
+        if self._wants("frechet_distance_at_infinity"):
+            figures["frechet_distance_at_infinity"] = frechet_distance_at_infinity(
+                _equal_parts(features, 4), real.reference.features
+            )
+        figures |= self._by_other_eyes(images, rounded, labels)
+        if self._wants("memorisation", "duplicates", "authenticity"):
+            copies = real.copies.of(features[:_MEMORISATION_ROWS])
+            figures["memorisation"], figures["duplicates"] = copies.auc, copies.duplicates
+            if self._wants("authenticity"):
+                figures["authenticity"] = copies.authenticity
+        if self._wants("memorisation_pixels", "duplicates_pixels"):
+            in_pixels = real.pixel_copies.of(pixels(rounded[:_PIXEL_ROWS]))
+            figures["memorisation_pixels"], figures["duplicates_pixels"] = in_pixels.auc, in_pixels.duplicates
+            if self._only is None:
+                self._keep_suspicious(images, in_pixels)
         for name, value in figures.items():
             self.batches[name].append(value)
         np.add.at(self.confusion, (labels if self.conditional else np.zeros_like(labels), seen), 1)
         self.samples += len(images)
-        self._kept.append((images[:_KEPT_PER_BATCH], labels[:_KEPT_PER_BATCH], seen[:_KEPT_PER_BATCH]))
+        if self._only is None:
+            self._kept.append((images[:_KEPT_PER_BATCH], labels[:_KEPT_PER_BATCH], seen[:_KEPT_PER_BATCH]))
+
+    def _wants(self, *names: str) -> bool:
+        """Whether any of these figures is asked for."""
+        return self._only is None or any(name in self._only for name in names)
+
+    def _by_other_eyes(self, images: Images, rounded: Images, labels: Labels) -> dict[str, float]:
+        """Figures of features that are not the evaluator's."""
+        real = self._real
+        found = {}
+        if real.inception is not None and self._wants("inception_frechet_distance"):
+            found["inception_frechet_distance"] = real.inception_distance(images)
+        if self._wants("random_frechet_distance", "classification_accuracy"):
+            random_features = real.random.look_at(rounded)
+            found["random_frechet_distance"] = real.random_distance(random_features)
+            if self.conditional:
+                found["classification_accuracy"] = real.classification_accuracy(random_features, labels)
+        return found
+
+    def _keep_suspicious(self, images: Images, in_pixels: Memorisation) -> None:
         nearness = in_pixels.distances / np.maximum(in_pixels.spacing, _SAME_PIXELS)
         closest = np.argsort(nearness, kind="stable")[:_SUSPICIOUS]
         found = [(float(nearness[row]), images[row], int(in_pixels.nearest[row])) for row in closest]
@@ -193,6 +232,9 @@ class Tally:
             high = high if name in MAY_EXCEED_1 else min(high, 1.0)
         if name == "inception_frechet_distance" and self._real.inception is not None:
             note += f", {self._real.inception.digest[:19]}"
+        looked, there = len(self._real.train), len(self._real.dataset.train)
+        if name in _BY_TRAINING_IMAGES and looked < there:
+            note += f"; {looked:,} of {there:,} training images were looked at"
         floor, unit = self._real.floors.get(name), self._real.units.get(name, 1.0)
         return Measure(name=name, value=mean, low=low, high=high, floor=floor, unit=unit, note=note)
 
