@@ -32,12 +32,12 @@ def command(home: Path, *arguments: str | Path) -> list[str]:
     ]  # fmt: skip
 
 
-def troika_run(home: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def troika_run(home: Path, *arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(home, *arguments),
         check=False,
         cwd=REPOSITORY,
-        env=plain_environment(),
+        env=plain_environment() | variables,
         capture_output=True,
         text=True,
         timeout=300,
@@ -163,6 +163,15 @@ def test_a_failing_step_is_named_and_its_error_shown(tmp_path: Path) -> None:
     assert "error: no.npz does not exist; path must name a .npz file" in finished.stdout
     assert "step prepare_data failed; the whole log is in" in finished.stderr
     assert "Traceback" not in finished.stdout + finished.stderr
+
+
+def test_releases_that_cannot_be_read_stop_a_run_before_training(tmp_path: Path) -> None:
+    params, remote = write_params(tmp_path, promoted=True), str(tmp_path / "nowhere.git")
+    finished = troika_run(tmp_path, "--params", params, TROIKA_RELEASE_REMOTE=remote)
+    assert finished.returncode == 1
+    assert "nowhere.git" in finished.stdout
+    assert "step find_champion failed" in finished.stderr
+    assert "\ntrain\n" not in finished.stdout
 
 
 def test_a_run_goes_on_when_nobody_listens_any_more(
