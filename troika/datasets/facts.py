@@ -73,7 +73,17 @@ def is_constant(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def _shrink(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Grey means of 8 x 8 equal fields: float32 (N, 64)."""
     count, height, width, channels = images.shape
-    rows = images.reshape(count * height, width * channels).astype(np.float32)
+    lines = images.reshape(count, height, width * channels)
+    if height % _SIDE == 0:
+        # As is usual; whole numbers are several times as fast.
+        step = height // _SIDE
+        lines = lines.reshape(count, _SIDE, step, width * channels)
+        sums = lines[:, :, 0].astype(np.uint32 if step > 256 else np.uint16)
+        for line in range(1, step):
+            np.add(sums, lines[:, :, line], out=sums)
+        means = sums.reshape(count * _SIDE, width * channels).astype(np.float32) @ _fields(width, channels)
+        return means.reshape(count, THUMBNAIL) / np.float32(step)
+    rows = lines.reshape(count * height, width * channels).astype(np.float32)
     across = (rows @ _fields(width, channels)).reshape(count, height, _SIDE)
     return np.ascontiguousarray(np.matmul(_fields(height, 1).T, across)).reshape(count, THUMBNAIL)
 

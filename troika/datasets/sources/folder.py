@@ -43,7 +43,7 @@ def open_folder(params: SourceParams) -> ImageSource:
     root = Path(params.path)
     if not root.is_dir():
         raise DatasetError(f"{root} is not a folder; path must name a folder of images")
-    names, labels, classes = _list_files(root)
+    names, labels, classes, links = _list_files(root)
     form = _form(params, root, names)
     return ImageSource(
         origin=Origin(kind="folder", path=sayable(root.resolve().name)),
@@ -51,14 +51,14 @@ def open_folder(params: SourceParams) -> ImageSource:
         classes=classes,
         count=len(names),
         shape=(form.size[1], form.size[0], form.channels),
-        blocks=lambda: _blocks(root, names, labels, classes, form),
+        blocks=lambda: _blocks(root, names, labels, classes, _outside(root, names, links), form),
         name_of=lambda index: sayable(names[index]),
         reopen_in_colour=lambda: open_folder(params.model_copy(update={"colour": "rgb"})),
     )
 
 
-def _list_files(root: Path) -> tuple[list[str], Labels, tuple[str, ...]]:
-    """File names within the folder, sorted; the class of each; class names."""
+def _list_files(root: Path) -> tuple[list[str], Labels, tuple[str, ...], set[str]]:
+    """File names within the folder, sorted; the class of each; class names; which of the files are links."""
     entries = sorted((entry for entry in os.scandir(root) if not entry.name.startswith(".")), key=lambda e: e.name)
     folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     files = [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
@@ -70,21 +70,35 @@ def _list_files(root: Path) -> tuple[list[str], Labels, tuple[str, ...]]:
     if not folders and not files:
         raise DatasetError(f"{root} holds no image")
     if files:
-        return files, np.zeros(len(files), np.int64), (ONE_CLASS,)
+        links = {entry.name for entry in entries if entry.is_symlink()}
+        return files, np.zeros(len(files), np.int64), (ONE_CLASS,), links
     names: list[str] = []
     labels: list[int] = []
+    links = set()
     for label, folder in enumerate(folders):
-        mine: list[str] = []
-        for where, below, found in os.walk(root / folder):
-            below[:] = [name for name in below if not name.startswith(".")]
-            inside = os.path.relpath(where, root)
-            mine += [f"{inside}/{name}" for name in found if not name.startswith(".")]
-            mine += [f"{inside}/{name}" for name in below if Path(where, name).is_symlink()]
-        names += sorted(mine)
-        labels += [label] * len(mine)
+        found = dict(_below(root, folder))
+        names += sorted(found)
+        labels += [label] * len(found)
+        links.update(name for name, is_link in found.items() if is_link)
     if not names:
         raise DatasetError(f"{root} holds no image: its folders are empty")
-    return names, np.array(labels, np.int64), tuple(map(sayable, folders))
+    return names, np.array(labels, np.int64), tuple(map(sayable, folders)), links
+
+
+def _below(root: Path, folder: str) -> Iterator[tuple[str, bool]]:
+    """All files below a folder of `root`, by their names from there, and whether each is a link; follows none."""
+    folders = [folder]
+    while folders:
+        inside = folders.pop()
+        with os.scandir(root / inside) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                name = f"{inside}/{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(name)
+                else:
+                    yield name, entry.is_symlink()
 
 
 def _form(params: SourceParams, root: Path, names: Sequence[str]) -> Form:
@@ -110,9 +124,8 @@ def _form(params: SourceParams, root: Path, names: Sequence[str]) -> Form:
 
 
 def _blocks(
-    root: Path, names: Sequence[str], labels: Labels, classes: Sequence[str], form: Form
+    root: Path, names: Sequence[str], labels: Labels, classes: Sequence[str], outside: set[int], form: Form
 ) -> Iterator[Block]:
-    outside = _links_outside(root, names)
     barred = outside if form.policies.outside_link != "warn" else set()
     noted = [
         Finding(i, sayable(names[i]), classes[labels[i]], "outside_link", "a link to a file outside the folder")
@@ -157,13 +170,12 @@ def _block(decoded: Decoded, piece: Labels, names: Sequence[str], labels: Labels
     return Block(decoded.images, labels[indices], indices, decoded.facts, tuple(findings), Counter(decoded.sizes))
 
 
-def _links_outside(root: Path, names: Sequence[str]) -> set[int]:
-    """Which files are links (or lie behind one) that lead out of the folder."""
+def _outside(root: Path, names: Sequence[str], links: set[str]) -> set[int]:
+    """Positions of links that lead out of the folder."""
     inside = root.resolve()
-    found = set()
-    for index, name in enumerate(names):
-        path = os.path.join(root, name)  # noqa: PTH118 - faster
+    return {
+        index
+        for index, name in enumerate(names)
         # Not Path.resolve, which fails where links lead in a circle.
-        if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(inside):  # noqa: PTH114
-            found.add(index)
-    return found
+        if name in links and not Path(os.path.realpath(root / name)).is_relative_to(inside)
+    }
