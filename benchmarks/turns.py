@@ -1,0 +1,158 @@
+"""Contenders that take turns on one machine, each in a process of its own with the same number of threads.
+
+A shared machine is not equally fast all the time, so a round's ratio is that of neighbours in time.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import describe_machine, table
+
+Steps = Callable[[int], None]
+"""Does so many training steps, and waits for them."""
+Contender = Callable[[str, int], AbstractContextManager[Steps]]
+"""(name, threads) -> its steps."""
+Columns = Sequence[tuple[str, str]]
+"""Headings, and which contender's speed a column's median ratio is to."""
+_WARM_UP_STEPS = 5
+
+
+def take_turns(
+    module: str, doc: str | None, names: Sequence[str], contender: Contender, batch: int, columns: Columns
+) -> None:
+    """The command line of such a benchmark: print one row for each contender, or be one.
+
+    Args:
+        module: that calls, to be started again for each contender.
+        doc: its docstring.
+        names: of the contenders.
+        contender: opens one.
+        batch: images in a step.
+        columns: ratios to print.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each contender in each round")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--work", choices=names, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.work:
+        with contender(given.work, given.threads) as steps:
+            _serve(steps, batch)
+        return
+    speeds: dict[str, list[float]] = {name: [] for name in names}
+    processes = {name: _start(module, name, given.threads) for name in names}
+    for number in range(given.rounds):
+        for name in names if number % 2 == 0 else reversed(names):
+            speeds[name].append(_ask(processes[name], given.seconds))
+    for process in processes.values():
+        process.communicate("")
+    print(f"\n{describe_machine()}, {given.threads} threads, {given.rounds} rounds\n")
+    rows = [[name, *_row(found, speeds, columns)] for name, found in speeds.items()]
+    print(table(["contender", "images/s, median", "range", *(heading for heading, _ in columns)], rows))
+
+
+def _row(found: list[float], speeds: dict[str, list[float]], columns: Columns) -> list[str]:
+    ratios = [
+        statistics.median(one / other for one, other in zip(found, speeds[base], strict=True))
+        for _, base in columns
+    ]
+    return [
+        f"{statistics.median(found):,.0f}",
+        f"{min(found):,.0f} to {max(found):,.0f}",
+        *(f"{ratio:.2f}" for ratio in ratios),
+    ]
+
+
+def _start(module: str, name: str, threads: int) -> "subprocess.Popen[str]":
+    environment = {
+        **os.environ, "OMP_NUM_THREADS": str(threads), "TF_CPP_MIN_LOG_LEVEL": "2",
+        "TF_NUM_INTRAOP_THREADS": str(threads), "TF_NUM_INTEROP_THREADS": str(threads),
+    }  # fmt: skip
+    command = [sys.executable, "-m", module, "--work", name, "--threads", str(threads)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    if process.stdout.readline() != "ready\n":
+        sys.exit(f"{name} did not start; its own words stand above")
+    return process
+
+
+def _ask(process: "subprocess.Popen[str]", seconds: float) -> float:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(f"{seconds}\n")
+    process.stdin.flush()
+    return float(process.stdout.readline())
+
+
+def _serve(steps: Steps, batch: int) -> None:
+    """Say `ready`, then for every line with a number of seconds, the images in a second over that time."""
+    steps(_WARM_UP_STEPS)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        started, done = time.perf_counter(), 0
+        while time.perf_counter() - started < float(line):
+            steps(10)
+            done += 10
+        print(done * batch / (time.perf_counter() - started), flush=True)
+
+
+@contextmanager
+def engine(
+    framework: str,
+    preset: str,
+    images: np.ndarray[Any, Any],
+    classes: int,
+    batch: int,
+    folder: Path,
+    *,
+    compiled: bool = False,
+) -> Iterator[Steps]:
+    """Troika's own training of a preset on these images uint8 (N, H, W, C), labelled 0, 1, 2 ... in turn."""
+    from components.step import read_sections
+    from troika.datasets.contract import Split
+    from troika.datasets.writing import write_dataset
+    from troika.models.contract import Machine, Schedule
+    from troika.models.gan.batches import Order, latents_of_step
+    from troika.models.gan.figures import REPORT_EVERY
+    from troika.models.gan.model import GAN
+    from troika.models.gan.schedules import hyper_at
+    from troika.models.gan.settings import GANSettings
+    from troika.models.registry import model_class
+
+    split = Split(images, np.arange(len(images)) % classes)
+    small = Split(images[: 10 * classes], split.labels[: 10 * classes])
+    dataset = write_dataset(
+        folder / "dataset", name="noise", source="benchmark", classes=tuple(map(str, range(classes))),
+        splits={"train": split, "validation": small, "test": small},
+    )  # fmt: skip
+    settings = GANSettings.parse(read_sections(Path("params.yaml"))["train"]["presets"][preset], preset)
+    schedule = Schedule(steps=10**6, batch_size=batch, seed=0, checkpoint_seconds=1e9, ticks=1)
+    kind = model_class("gan", framework)
+    assert issubclass(kind, GAN)
+    spec = kind.describe(dataset, preset, settings)
+    machine = Machine(device="cpu", compile="on" if compiled else "off")
+    with kind.open_backend(dataset, spec, settings, schedule, machine) as backend:
+        order, done = Order(len(images), batch, 0), 0
+
+        def steps(count: int) -> None:
+            nonlocal done
+            for number in range(done, done + count):
+                latents = latents_of_step(0, number, batch, settings.latent_size)
+                backend.step(number, order(number), latents, hyper_at(settings, schedule, number))
+                if number % REPORT_EVERY == REPORT_EVERY - 1:
+                    backend.figures()
+            done += count
+            backend.figures()  # all of it is done when these are known
+
+        yield steps
