@@ -30,6 +30,8 @@ def test_it_depends_on_data_and_parameters_alone(prepared_digits: Dataset) -> No
     assert again.onnx == first.onnx
     assert again.digest == first.digest
     assert len({first.digest, train_briefly(prepared_digits, seed=1).digest}) == 2
+    # Nor on where the code lies, which PyTorch's exporter writes beside every node.
+    assert b"evaluator_training.py" not in first.onnx
 
 
 def test_training_leaves_the_callers_random_state_and_threads_alone(prepared_digits: Dataset) -> None:
