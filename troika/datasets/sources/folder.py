@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from troika.datasets.contract import Labels, Origin
 from troika.datasets.cores import usable_cores
@@ -145,7 +146,10 @@ def _blocks(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["troika.datasets.decoding"])
     try:
-        with ProcessPoolExecutor(usable_cores(), mp_context=context) as pool:
+        # The workers are all the threads that there should be: others would spin beside them.
+        with ProcessPoolExecutor(
+            usable_cores(), mp_context=context, initializer=threadpool_limits, initargs=(1,)
+        ) as pool:
             done = bounded_map(pool, work, ([names[i] for i in piece] for piece in pieces))
             for piece, decoded in zip(pieces, done, strict=True):
                 yield _block(decoded, piece, names, labels, classes)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from troika.datasets.contract import Images, Labels, Origin
 from troika.datasets.cores import usable_cores
@@ -84,7 +85,7 @@ def examined(pieces: Iterable[tuple[Images, Labels]]) -> Iterator[Block]:
             Counter({(images.shape[2], images.shape[1]): len(images)}),
         )
 
-    with ThreadPoolExecutor(usable_cores()) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(usable_cores()) as pool:
         yield from bounded_map(pool, look, numbered())
 
 
