@@ -109,12 +109,6 @@ def train_and_release(
             dvc_rev=dvc_rev,
             data_version=data_version,
         )
-        found = component(wrappers.find_champion)(
-            params=dict(sections["find_champion"]),
-            overrides=overrides,
-            remote=release_remote,
-            environment=environment,
-        )
         trained = component(wrappers.train)(
             params=dict(train),
             overrides=overrides,
@@ -124,8 +118,6 @@ def train_and_release(
             seed=seed,
             dataset=prepared.outputs["dataset"],
         )
-        # A repository of releases that cannot be read is found out now, not after hours of training.
-        trained.after(found)
         exported = component(wrappers.export_model)(
             params=dict(sections["export_model"]),
             overrides=overrides,
@@ -136,6 +128,12 @@ def train_and_release(
             params=dict(sections["train_evaluator"]),
             overrides=overrides,
             dataset=prepared.outputs["dataset"],
+        )
+        found = component(wrappers.find_champion)(
+            params=dict(sections["find_champion"]),
+            overrides=overrides,
+            remote=release_remote,
+            environment=environment,
         )
         evaluated = component(wrappers.evaluate)(
             params=without_nulls(gate),

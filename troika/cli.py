@@ -90,6 +90,7 @@ def run(
         from pipelines.local import run_locally
         from troika.folders import check_writable
         from troika.releases import local
+        from troika.releases.pointer import read_release
 
         started = time.monotonic()
         form = {"framework": framework, "preset": preset, "steps": steps, "seed": seed}
@@ -109,6 +110,8 @@ def run(
             (output / product).unlink(missing_ok=True)
         remote, environment = local.release_remote(home), local.environment()
         facts = {"store": local.store_url(home), "release_remote": remote, "environment": environment}
+        # Whether releases can be read is better known before training; which is the one to beat is read after it.
+        read_release(remote, environment, sections["find_champion"]["branch"])
         finished = run_locally(home, sections, facts, fresh=fresh, verbose=verbose, image=image)
         shutil.copyfile(finished.data_report, output / "data.html")
         shutil.copyfile(finished.training_report, output / "training.html")

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from raw_images import Made, prepare, prepare_npz, random_images, write_folder
+from raw_images import Made, prepare, prepare_npz, prepare_params, random_images, write_folder
 
 from troika.cli_data import set_version
 from troika.datasets.facts import facts_of
 from troika.datasets.near_duplicates import Neighbourhood
+from troika.datasets.sources import open_source
 from troika.errors import DatasetError
 
 SIDE = 16
@@ -206,6 +207,23 @@ def test_too_many_bad_files_stop_the_step_and_are_listed(good: Path) -> None:
     )
     assert len(Made(good.parent / "out").quarantined()) == 4
     assert sorted(path.name for path in (good.parent / "out").iterdir()) == ["refused.json"]
+
+
+def test_a_folder_that_may_not_be_read_is_named_and_not_passed_over(
+    good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    barred = good / "a" / "barred"
+    barred.mkdir()
+    listed = os.scandir
+
+    def refuse(path: Any) -> Any:  # root may read all
+        if Path(path) == barred:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(DatasetError, match="barred may not be read"):
+        open_source(prepare_params(source="folder", path=str(good)))
 
 
 def test_a_flat_folder_has_one_class_and_hidden_files_are_no_images(tmp_path: Path) -> None:

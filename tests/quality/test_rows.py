@@ -9,12 +9,36 @@ from patterns import CHAMPION, SAMPLES, PatternGenerator, judged_patterns, patte
 from troika.quality.evaluator import Evaluator
 from troika.quality.gate import Limit
 from troika.quality.judge import judge
-from troika.quality.rows import on_all_cores, parts_of
+from troika.quality.real import pixels
+from troika.quality.rows import images_at_once, on_all_cores, parts_of
 
 
 def test_parts_cover_every_row_once() -> None:
     assert [(part.start, part.stop) for part in parts_of(7, 3)] == [(0, 3), (3, 6), (6, 7)]
     assert list(parts_of(0, 3)) == []
+
+
+def test_fewer_large_images_are_looked_at_in_one_piece() -> None:
+    assert [images_at_once(side, side) for side in (8, 64, 128, 1024, 4096)] == [256, 256, 64, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "values"),
+    [
+        ((28, 28, 1), 14 * 14),
+        ((8, 8, 1), 64),
+        ((64, 64, 3), 9 * 9 * 3),
+        ((512, 2, 3), 85 * 1 * 3),
+        ((4, 600, 3), 85 * 1 * 3),
+        ((300, 1, 1), 150),
+        ((2, 2, 300), 300),
+    ],
+)
+def test_images_of_any_shape_have_some_pixels_to_compare(shape: tuple[int, int, int], values: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8)
+    rows = pixels(images)
+    assert rows.shape == (3, values)
+    assert np.ptp(rows) > 0
 
 
 def test_results_come_in_the_order_of_the_parts_and_errors_come_through(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from troika.datasets.contract import Images, Split
 from troika.errors import EvaluatorError
 from troika.onnx_session import onnxruntime_errors, open_session
 from troika.params import Params
-from troika.quality.rows import on_all_cores, parts_of
+from troika.quality.rows import images_at_once, on_all_cores, parts_of
 
 _BATCH = 256
 TURNS = 4
@@ -143,7 +143,7 @@ class Evaluator:
             features, logits = session.run(["features", "logits"], {"image": np.ascontiguousarray(images[part])})
             return features, logits.argmax(axis=1)
 
-        found = on_all_cores(look, parts_of(len(images), _BATCH))
+        found = on_all_cores(look, parts_of(len(images), images_at_once(*images.shape[1:3])))
         features, classes = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return features, classes.astype(np.int64)
 

@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 
 from troika.datasets.contract import Images, Labels
 from troika.onnx_session import open_session, run_generator
-from troika.quality.rows import on_all_cores, parts_of
-
-_BATCH = 256
+from troika.quality.rows import images_at_once, on_all_cores, parts_of
 
 
 class OnnxGenerator:
@@ -34,10 +32,15 @@ class OnnxGenerator:
         """Values in a latent."""
         return int(next(entry.shape[1] for entry in self._session.get_inputs() if entry.name == "latent"))
 
+    @property
+    def _at_once(self) -> int:
+        (image,) = (entry for entry in self._session.get_outputs() if entry.name == "image")
+        return images_at_once(*image.shape[1:3])
+
     def draw(self, seeds: NDArray[np.int64], labels: Labels) -> Images:
         """Images (N, H, W, C) for seeds (N,) and labels (N,); an unconditional generator ignores the labels."""
         session = self._session
-        parts = parts_of(len(seeds), _BATCH)
+        parts = parts_of(len(seeds), self._at_once)
         return np.concatenate(on_all_cores(lambda part: run_generator(session, seeds[part], labels[part]), parts))
 
     def draw_from(self, latents: NDArray[np.float32], labels: Labels) -> Images:
@@ -45,6 +48,6 @@ class OnnxGenerator:
         seeds = np.full(len(latents), -1, np.int64)
         images = [
             run_generator(self._session, seeds[part], labels[part], latents[part])
-            for part in parts_of(len(latents), _BATCH)
+            for part in parts_of(len(latents), self._at_once)
         ]
         return np.concatenate(images)

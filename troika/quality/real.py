@@ -239,11 +239,12 @@ def rows_of(split: Split, largest: int) -> Split:
 def pixels(images: Images) -> Rows:
     """Images (N, H, W, C) as rows of at most 256 values: large ones are shrunk by averaging squares."""
     height, width, channels = images.shape[1:]
-    factor = 1
-    while (height // factor) * (width // factor) * channels > _MOST_PIXELS:
-        factor += 1
-    high, wide = height // factor, width // factor
-    cut = images[:, : high * factor, : wide * factor]
-    shape = (len(images), high, factor, wide, factor, channels)
+    for factor in range(1, max(height, width) + 1):
+        down, across = min(factor, height), min(factor, width)
+        high, wide = height // down, width // across
+        if high * wide * channels <= _MOST_PIXELS:
+            break
+    cut = images[:, : high * down, : wide * across]
+    shape = (len(images), high, down, wide, across, channels)
     rows: Rows = cut.reshape(shape).mean(axis=(2, 4), dtype=np.float32).reshape(len(images), -1)
     return rows

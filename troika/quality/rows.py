@@ -15,6 +15,8 @@ Floats = NDArray[np.float32] | NDArray[np.float64]
 
 _BLOCK_BYTES = 32 * 2**20
 _MOST_THREADS = 8
+_MOST_IMAGES = 256
+_PIXELS_AT_ONCE = 2**20
 _LARGEST = 1e15
 """Beyond it, sums of squares in float32 have no room."""
 
@@ -67,11 +69,16 @@ def parts_of(count: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
+def images_at_once(height: int, width: int) -> int:
+    """How many images a network looks at in one piece: fewer of large ones, whose layers fill the memory."""
+    return max(1, min(_MOST_IMAGES, _PIXELS_AT_ONCE // (height * width)))
+
+
 def on_all_cores(work: Callable[[slice], T], parts: Iterable[slice]) -> list[T]:
     """`work` of every part, in their order; for work that leaves Python's lock, as NumPy and ONNX Runtime do.
 
-    The parts are the same on any number of cores, and so is what comes out. At most eight at a time: each holds a
-    block.
+    The parts are the same on any number of cores, and so is what comes out. At most eight at a time: each holds
+    what its part needs.
     """
     # Libraries that start threads of their own in each of these would wait for each other.
     with threadpool_limits(1), ThreadPoolExecutor(min(usable_cores(), _MOST_THREADS)) as pool:

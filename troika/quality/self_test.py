@@ -67,8 +67,8 @@ def self_test(
         drawn = few.model_copy(update={"batch_size": samples.batch_size}) if control else few
         # What some of the limits refuse, all of them refuse.
         telling = {name: limits[name] for name in spoiled.seen_by if name in limits}
-        judged = judge(spoiled, real, drawn, telling, None, champion_params, only_limits=True)
-        if judged.decision != "reject":
+        judged = judge(spoiled, real, drawn, telling, None, champion_params, only_limits=True) if telling else None
+        if judged is None or judged.decision != "reject":
             judged = judge(spoiled, real, drawn, limits, None, champion_params, only_limits=True)
         failed = [measure.name for measure in judged.judgement.measures if measure.result == "failed"]
         expected = list(telling)

@@ -91,15 +91,18 @@ def _below(root: Path, folder: str) -> Iterator[tuple[str, bool]]:
     folders = [folder]
     while folders:
         inside = folders.pop()
-        with os.scandir(root / inside) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                name = f"{inside}/{entry.name}"
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(name)
-                else:
-                    yield name, entry.is_symlink()
+        try:
+            entries = list(os.scandir(root / inside))
+        except PermissionError:
+            raise DatasetError(f"{root / inside} may not be read; allow it, or move it elsewhere") from None
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            name = f"{inside}/{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(name)
+            else:
+                yield name, entry.is_symlink()
 
 
 def _form(params: SourceParams, root: Path, names: Sequence[str]) -> Form:
