@@ -62,9 +62,10 @@ format: $(READY) ## Put the code into its standard form
 	@ruff format .
 	@ruff check --fix .
 
-benchmark: $(READY) ## Print the tables that README quotes
+benchmark: $(READY) ## Print the tables that README quotes. ARGS="--mnist FOLDER"
 	@python -m benchmarks.main_job
 	@python -m benchmarks.training
+	@python -m benchmarks.evaluation $(ARGS)
 
 lock: $(READY) ## Write requirements.lock anew from pyproject.toml
 	@uv pip compile --quiet --upgrade --python "$(BIN)/python" $(WHEELS) --all-extras --group dev --no-annotate --no-emit-find-links --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml

@@ -5,15 +5,12 @@
 `floor` does nothing but the matrix products that a step needs: no framework can be faster with them.
 """
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
 
-import numpy as np
-
-from benchmarks.turns import Steps, engine, take_turns
+from benchmarks.engine import engine, noise
+from benchmarks.turns import Steps, take_turns
 
 CONTENDERS = ("article", "pytorch", "tensorflow", "tensorflow with XLA", "floor")
 BATCH, IMAGES = 128, 12_800
@@ -22,25 +19,21 @@ GENERATOR, DISCRIMINATOR = (100, 256, 512, 1024, 784), (784, 1024, 512, 1)
 
 def main() -> None:
     """Print one row per contender."""
-    columns = [("over the article's", "article"), ("of the floor", "floor")]
+    columns = [("over the article's", "article", CONTENDERS), ("of the floor", "floor", CONTENDERS)]
     take_turns("benchmarks.article_speed", __doc__, CONTENDERS, _contender, BATCH, columns)
 
 
 @contextmanager
 def _contender(name: str, threads: int) -> Iterator[Steps]:
-    images = np.random.default_rng(0).integers(0, 256, (IMAGES, 28, 28, 1), dtype=np.uint8)
     if name == "article":
         from benchmarks.article_tensorflow import ArticleProgram
 
-        yield ArticleProgram(images).steps
+        yield ArticleProgram(noise(IMAGES, 28)).steps
     elif name == "floor":
         yield _floor(threads)
     else:
         framework, _, compiled = name.partition(" ")
-        with (
-            tempfile.TemporaryDirectory() as scratch,
-            engine(framework, "article", images, 1, BATCH, Path(scratch), compiled=bool(compiled)) as steps,
-        ):
+        with engine(framework, "article", noise(IMAGES, 28), 1, BATCH, compiled=bool(compiled)) as steps:
             yield steps
 
 

@@ -10,15 +10,12 @@ and again: no data, optimiser, moving average or figures. 28 x 28 grey, ten clas
 """
 
 import itertools
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks.turns import Steps, engine, take_turns
+from benchmarks.engine import engine, noise, settings_of
+from benchmarks.turns import Steps, take_turns
 
 CONTENDERS = ("plain", "dcgan", "r3gan", "r3gan, passes alone")
 BATCH, IMAGES, CLASSES = 128, 12_800, 10
@@ -26,36 +23,30 @@ BATCH, IMAGES, CLASSES = 128, 12_800, 10
 
 def main() -> None:
     """Print one row per contender."""
-    columns = [("over plain", "plain"), ("of the passes", "r3gan, passes alone")]
+    columns = [("over plain", "plain", CONTENDERS[:2]), ("of the passes", CONTENDERS[3], CONTENDERS[2:])]
     take_turns("benchmarks.dcgan_speed", __doc__, CONTENDERS, _contender, BATCH, columns)
 
 
 @contextmanager
 def _contender(name: str, threads: int) -> Iterator[Steps]:
-    images = np.random.default_rng(0).integers(0, 256, (IMAGES, 28, 28, 1), dtype=np.uint8)
     if name == "plain":
-        yield _plain(images, threads)
+        yield _plain(threads)
     elif name == "r3gan, passes alone":
         yield _passes(threads)
     else:
-        with (
-            tempfile.TemporaryDirectory() as scratch,
-            engine("pytorch", name, images, CLASSES, BATCH, Path(scratch)) as steps,
-        ):
+        with engine("pytorch", name, noise(IMAGES, 28), CLASSES, BATCH) as steps:
             yield steps
 
 
 def _networks(preset: str) -> tuple[Any, Any, Any]:
     """(generator, discriminator, settings), with weights as Troika draws them, in PyTorch's default layout."""
-    from components.step import read_sections
     from troika.models.contract import ModelSpec
     from troika.models.gan.batches import derive_seed
     from troika.models.gan.layers import draw_weights
     from troika.models.gan.networks import plan_discriminator, plan_generator
     from troika.models.gan.pytorch_networks import Discriminator, Generator, put_weights
-    from troika.models.gan.settings import GANSettings
 
-    settings = GANSettings.parse(read_sections(Path("params.yaml"))["train"]["presets"][preset], preset)
+    settings = settings_of(preset)
     spec = ModelSpec(
         family="gan", framework="pytorch", preset=preset, image_shape=(28, 28, 1), num_classes=CLASSES,
         conditional=True, latent_size=settings.latent_size,
@@ -68,11 +59,12 @@ def _networks(preset: str) -> tuple[Any, Any, Any]:
     return generator, discriminator, settings
 
 
-def _plain(images: np.ndarray[Any, Any], threads: int) -> Steps:
+def _plain(threads: int) -> Steps:
     import torch
     from torch.utils.data import DataLoader, Dataset
 
     torch.set_num_threads(threads)
+    images = noise(IMAGES, 28)
     generator, discriminator, settings = _networks("dcgan")
 
     class Pictures(Dataset[tuple[torch.Tensor, int]]):

@@ -7,20 +7,16 @@ are those of a long training less those of a short one.
 """
 
 import argparse
-import contextlib
-import io
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-
+from benchmarks.engine import dataset_of, noise
 from benchmarks.machine import describe_machine, table
-from components.step import read_sections, resolve_params
-from components.train import train
-from troika.datasets.contract import Split
-from troika.datasets.writing import write_dataset
+from components.step import read_sections
 
 _SHORT = 20
 
@@ -35,13 +31,7 @@ def main() -> None:
     speeds: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
-        images = np.random.default_rng(0).integers(0, 256, (5000, given.side, given.side, 1), dtype=np.uint8)
-        split = Split(images, np.arange(len(images)) % 10)
-        held_out = Split(images[:1000], split.labels[:1000])
-        write_dataset(
-            home / "dataset", name="noise", source="benchmark", classes=tuple("0123456789"),
-            splits={"train": split, "validation": held_out, "test": held_out},
-        )  # fmt: skip
+        dataset_of(noise(5000, given.side), 10, home / "dataset")
         for number in range(given.rounds):
             for processes in (1, 2) if number % 2 == 0 else (2, 1):
                 seconds = [_train(home, processes, steps) for steps in (_SHORT, _SHORT + given.steps)]
@@ -66,12 +56,17 @@ def main() -> None:
 
 def _train(home: Path, processes: int, steps: int) -> float:
     """Seconds of a whole training."""
-    # Without variety, noise ends early; and its few sample grids are no part of this.
-    changes = {"steps": steps, "processes": processes, "ticks": 1, "checkpoint_seconds": 1000}
-    params = resolve_params(train, read_sections(Path("params.yaml"))["train"], changes)
+    out = home / f"{processes}-{steps}-{time.monotonic()}"
+    command = [sys.executable, "-m", "components.train", "--dataset", str(home / "dataset")]
+    for name in ("checkpoint", "history"):
+        command += [f"--{name}", str(out / name)]
+    # One sample grid, at the end: noise has no variety that a second could miss.
+    for change in (f"steps={steps}", f"processes={processes}", "ticks=1", "checkpoint_seconds=1000", "device=cpu"):
+        command += ["--set", change]
     started = time.monotonic()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        train(home / "dataset", home / f"checkpoint-{processes}-{steps}-{started}", home / "history.jsonl", params)
+    finished = subprocess.run(command, check=False, capture_output=True, text=True)
+    if finished.returncode:
+        sys.exit(finished.stdout + finished.stderr)
     return time.monotonic() - started
 
 

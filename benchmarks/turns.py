@@ -1,6 +1,7 @@
 """Contenders that take turns on one machine, each in a process of its own with the same number of threads.
 
-A shared machine is not equally fast all the time, so a round's ratio is that of neighbours in time.
+A shared machine is not equally fast all the time, so a round's ratio is that of neighbours in time. Knows nothing
+of what they do.
 """
 
 import argparse
@@ -9,12 +10,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
-from typing import Any
-
-import numpy as np
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 
 from benchmarks.machine import describe_machine, table
 
@@ -22,8 +19,8 @@ Steps = Callable[[int], None]
 """Does so many training steps, and waits for them."""
 Contender = Callable[[str, int], AbstractContextManager[Steps]]
 """(name, threads) -> its steps."""
-Columns = Sequence[tuple[str, str]]
-"""Headings, and which contender's speed a column's median ratio is to."""
+Columns = Sequence[tuple[str, str, Collection[str]]]
+"""Of each: its heading, whose speed its median ratio is to, and which contenders that means something for."""
 _WARM_UP_STEPS = 5
 
 
@@ -58,20 +55,17 @@ def take_turns(
     for process in processes.values():
         process.communicate("")
     print(f"\n{describe_machine()}, {given.threads} threads, {given.rounds} rounds\n")
-    rows = [[name, *_row(found, speeds, columns)] for name, found in speeds.items()]
-    print(table(["contender", "images/s, median", "range", *(heading for heading, _ in columns)], rows))
+    rows = [[name, *_row(name, speeds, columns)] for name in names]
+    print(table(["contender", "images/s, median", "range", *(heading for heading, *_ in columns)], rows))
 
 
-def _row(found: list[float], speeds: dict[str, list[float]], columns: Columns) -> list[str]:
-    ratios = [
-        statistics.median(one / other for one, other in zip(found, speeds[base], strict=True))
-        for _, base in columns
-    ]
-    return [
-        f"{statistics.median(found):,.0f}",
-        f"{min(found):,.0f} to {max(found):,.0f}",
-        *(f"{ratio:.2f}" for ratio in ratios),
-    ]
+def _row(name: str, speeds: dict[str, list[float]], columns: Columns) -> list[str]:
+    found = speeds[name]
+    cells = [f"{statistics.median(found):,.0f}", f"{min(found):,.0f} to {max(found):,.0f}"]
+    for _, base, compared in columns:
+        ratios = [one / other for one, other in zip(found, speeds[base], strict=True)]
+        cells.append(f"{statistics.median(ratios):.2f}" if name in compared else "")
+    return cells
 
 
 def _start(module: str, name: str, threads: int) -> "subprocess.Popen[str]":
@@ -105,54 +99,3 @@ def _serve(steps: Steps, batch: int) -> None:
             steps(10)
             done += 10
         print(done * batch / (time.perf_counter() - started), flush=True)
-
-
-@contextmanager
-def engine(
-    framework: str,
-    preset: str,
-    images: np.ndarray[Any, Any],
-    classes: int,
-    batch: int,
-    folder: Path,
-    *,
-    compiled: bool = False,
-) -> Iterator[Steps]:
-    """Troika's own training of a preset on these images uint8 (N, H, W, C), labelled 0, 1, 2 ... in turn."""
-    from components.step import read_sections
-    from troika.datasets.contract import Split
-    from troika.datasets.writing import write_dataset
-    from troika.models.contract import Machine, Schedule
-    from troika.models.gan.batches import Order, latents_of_step
-    from troika.models.gan.figures import REPORT_EVERY
-    from troika.models.gan.model import GAN
-    from troika.models.gan.schedules import hyper_at
-    from troika.models.gan.settings import GANSettings
-    from troika.models.registry import model_class
-
-    split = Split(images, np.arange(len(images)) % classes)
-    small = Split(images[: 10 * classes], split.labels[: 10 * classes])
-    dataset = write_dataset(
-        folder / "dataset", name="noise", source="benchmark", classes=tuple(map(str, range(classes))),
-        splits={"train": split, "validation": small, "test": small},
-    )  # fmt: skip
-    settings = GANSettings.parse(read_sections(Path("params.yaml"))["train"]["presets"][preset], preset)
-    schedule = Schedule(steps=10**6, batch_size=batch, seed=0, checkpoint_seconds=1e9, ticks=1)
-    kind = model_class("gan", framework)
-    assert issubclass(kind, GAN)
-    spec = kind.describe(dataset, preset, settings)
-    machine = Machine(device="cpu", compile="on" if compiled else "off")
-    with kind.open_backend(dataset, spec, settings, schedule, machine) as backend:
-        order, done = Order(len(images), batch, 0), 0
-
-        def steps(count: int) -> None:
-            nonlocal done
-            for number in range(done, done + count):
-                latents = latents_of_step(0, number, batch, settings.latent_size)
-                backend.step(number, order(number), latents, hyper_at(settings, schedule, number))
-                if number % REPORT_EVERY == REPORT_EVERY - 1:
-                    backend.figures()
-            done += count
-            backend.figures()  # all of it is done when these are known
-
-        yield steps

@@ -209,11 +209,12 @@ def test_too_many_bad_files_stop_the_step_and_are_listed(good: Path) -> None:
     assert sorted(path.name for path in (good.parent / "out").iterdir()) == ["refused.json"]
 
 
+@pytest.mark.parametrize("where", ["a/barred", "."])
 def test_a_folder_that_may_not_be_read_is_named_and_not_passed_over(
-    good: Path, monkeypatch: pytest.MonkeyPatch
+    good: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    barred = good / "a" / "barred"
-    barred.mkdir()
+    barred = good / where
+    barred.mkdir(exist_ok=True)
     listed = os.scandir
 
     def refuse(path: Any) -> Any:  # root may read all
@@ -222,7 +223,7 @@ def test_a_folder_that_may_not_be_read_is_named_and_not_passed_over(
         return listed(path)
 
     monkeypatch.setattr("os.scandir", refuse)
-    with pytest.raises(DatasetError, match="barred may not be read"):
+    with pytest.raises(DatasetError, match=f"{barred.name} may not be read"):
         open_source(prepare_params(source="folder", path=str(good)))
 
 

@@ -23,7 +23,6 @@ from troika.onnx_session import onnxruntime_errors, open_session
 from troika.params import Params
 from troika.quality.rows import images_at_once, on_all_cores, parts_of
 
-_BATCH = 256
 TURNS = 4
 
 
@@ -152,8 +151,8 @@ class Evaluator:
         if self.task == "classes":
             return float((self.look_at(split.images)[1] == split.labels).mean())
         right = 0
-        for start in range(0, len(split), _BATCH):
-            images = np.asarray(split.images[start : start + _BATCH])
+        for part in parts_of(len(split), images_at_once(*split.images.shape[1:3])):
+            images = np.asarray(split.images[part])
             for turn in range(TURNS):
                 seen = self._session.run(["turns"], {"image": np.ascontiguousarray(turned(images, turn))})[0]
                 right += int((seen.argmax(axis=1) == turn).sum())

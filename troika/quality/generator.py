@@ -32,22 +32,20 @@ class OnnxGenerator:
         """Values in a latent."""
         return int(next(entry.shape[1] for entry in self._session.get_inputs() if entry.name == "latent"))
 
-    @property
-    def _at_once(self) -> int:
-        (image,) = (entry for entry in self._session.get_outputs() if entry.name == "image")
-        return images_at_once(*image.shape[1:3])
-
     def draw(self, seeds: NDArray[np.int64], labels: Labels) -> Images:
         """Images (N, H, W, C) for seeds (N,) and labels (N,); an unconditional generator ignores the labels."""
-        session = self._session
-        parts = parts_of(len(seeds), self._at_once)
-        return np.concatenate(on_all_cores(lambda part: run_generator(session, seeds[part], labels[part]), parts))
+        return self._run(seeds, labels, np.zeros((len(seeds), self.latent_size), np.float32))
 
     def draw_from(self, latents: NDArray[np.float32], labels: Labels) -> Images:
         """Images (N, H, W, C) of these latents (N, latent size), which no seed need give, and labels (N,)."""
-        seeds = np.full(len(latents), -1, np.int64)
-        images = [
-            run_generator(self._session, seeds[part], labels[part], latents[part])
-            for part in parts_of(len(latents), self._at_once)
-        ]
-        return np.concatenate(images)
+        return self._run(np.full(len(latents), -1, np.int64), labels, latents)
+
+    def _run(self, seeds: NDArray[np.int64], labels: Labels, latents: NDArray[np.float32]) -> Images:
+        session = self._session
+        (image,) = (entry for entry in session.get_outputs() if entry.name == "image")
+        return np.concatenate(
+            on_all_cores(
+                lambda part: run_generator(session, seeds[part], labels[part], latents[part]),
+                parts_of(len(seeds), images_at_once(*image.shape[1:3])),
+            )
+        )

@@ -237,7 +237,7 @@ def rows_of(split: Split, largest: int) -> Split:
 
 
 def pixels(images: Images) -> Rows:
-    """Images (N, H, W, C) as rows of at most 256 values: large ones are shrunk by averaging squares."""
+    """Images (N, H, W, C) as rows of at most 256 values, or C of them: large ones are shrunk by averaging."""
     height, width, channels = images.shape[1:]
     for factor in range(1, max(height, width) + 1):
         down, across = min(factor, height), min(factor, width)

@@ -60,7 +60,7 @@ def open_folder(params: SourceParams) -> ImageSource:
 
 def _list_files(root: Path) -> tuple[list[str], Labels, tuple[str, ...], set[str]]:
     """File names within the folder, sorted; the class of each; class names; which of the files are links."""
-    entries = sorted((entry for entry in os.scandir(root) if not entry.name.startswith(".")), key=lambda e: e.name)
+    entries = sorted(_entries(root), key=lambda entry: entry.name)
     folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     files = [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
     if folders and files:
@@ -91,18 +91,20 @@ def _below(root: Path, folder: str) -> Iterator[tuple[str, bool]]:
     folders = [folder]
     while folders:
         inside = folders.pop()
-        try:
-            entries = list(os.scandir(root / inside))
-        except PermissionError:
-            raise DatasetError(f"{root / inside} may not be read; allow it, or move it elsewhere") from None
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
+        for entry in _entries(root / inside):
             name = f"{inside}/{entry.name}"
             if entry.is_dir(follow_symlinks=False):
                 folders.append(name)
             else:
                 yield name, entry.is_symlink()
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except PermissionError:
+        raise DatasetError(f"{folder} may not be read; allow it, or move it elsewhere") from None
 
 
 def _form(params: SourceParams, root: Path, names: Sequence[str]) -> Form:

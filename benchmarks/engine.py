@@ -1,0 +1,67 @@
+"""For benchmarks: Troika's own training, step by step, and images to train on. Measures nothing."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from components.step import read_sections
+from troika.datasets.contract import Dataset, Images, Split, SplitName
+from troika.datasets.writing import write_dataset
+from troika.models.contract import Machine, Schedule
+from troika.models.gan.batches import Order, latents_of_step
+from troika.models.gan.figures import REPORT_EVERY
+from troika.models.gan.model import GAN
+from troika.models.gan.schedules import hyper_at
+from troika.models.gan.settings import GANSettings
+from troika.models.registry import model_class
+
+
+def noise(count: int, side: int) -> Images:
+    """Random images, uint8 (count, side, side, 1): no network is faster or slower with others."""
+    return np.random.default_rng(0).integers(0, 256, (count, side, side, 1), dtype=np.uint8)
+
+
+def dataset_of(images: Images, classes: int, folder: Path) -> Dataset:
+    """Write images as a dataset, labelled 0, 1, 2 ... in turn; some are its held-out ones, too."""
+    split = Split(images, np.arange(len(images)) % classes)
+    few = Split(images[: 100 * classes], split.labels[: 100 * classes])
+    names = tuple(map(str, range(classes)))
+    splits: dict[SplitName, Split] = {"train": split, "validation": few, "test": few}
+    return write_dataset(folder, name="noise", source="benchmark", classes=names, splits=splits)
+
+
+def settings_of(preset: str) -> GANSettings:
+    """A preset of params.yaml."""
+    return GANSettings.parse(read_sections(Path("params.yaml"))["train"]["presets"][preset], preset)
+
+
+@contextmanager
+def engine(
+    framework: str, preset: str, images: Images, classes: int, batch: int, *, compiled: bool = False
+) -> Iterator[Callable[[int], None]]:
+    """A function that trains a preset on these images for so many more steps on the CPU, and waits for them."""
+    settings = settings_of(preset)
+    schedule = Schedule(steps=10**6, batch_size=batch, seed=0, checkpoint_seconds=1e9, ticks=1)
+    kind = model_class("gan", framework)
+    assert issubclass(kind, GAN)
+    machine = Machine(device="cpu", compile="on" if compiled else "off")
+    with tempfile.TemporaryDirectory() as scratch:
+        dataset = dataset_of(images, classes, Path(scratch) / "dataset")
+        spec = kind.describe(dataset, preset, settings)
+        with kind.open_backend(dataset, spec, settings, schedule, machine) as backend:
+            order, done = Order(len(images), batch, 0), 0
+
+            def steps(count: int) -> None:
+                nonlocal done
+                for number in range(done, done + count):
+                    latents = latents_of_step(0, number, batch, settings.latent_size)
+                    backend.step(number, order(number), latents, hyper_at(settings, schedule, number))
+                    if number % REPORT_EVERY == REPORT_EVERY - 1:
+                        backend.figures()
+                done += count
+                backend.figures()  # all of it is done when these are known
+
+            yield steps
