@@ -29,7 +29,8 @@ def run_processes(count: int, module: str, arguments: Sequence[str]) -> None:
     """
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes", "1",
-        "--nproc-per-node", str(count), "-m", module, *arguments,
+        # After two dashes torchrun takes none of the options for its own, nor for the beginning of one.
+        "--nproc-per-node", str(count), "-m", "--", module, *arguments,
     ]  # fmt: skip
     threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": "1"}
     asked = False

@@ -14,10 +14,13 @@ def trained(made: Paths, folder: Path, processes: int, batch_size: int = 16) -> 
     train = {"processes": processes, "steps": 50, "batch_size": batch_size, "device": "cpu"}
     status, printed = run_quietly(
         "train", "--dataset", made.dataset, "--checkpoint", folder / "checkpoint",
+        # All that dvc.yaml and pods ask for: torchrun must not take an option for one of its own.
         "--history", folder / "history.jsonl", "--state", folder / "state",
+        "--log", folder / "log", "--report", folder / "training.html",
         "--params", write_params(folder, {"train": train}),
     )  # fmt: skip
     assert status == 0, printed
+    assert (folder / "training.html").is_file()
     return folder
 
 
