@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from raw_images import prepare, prepare_npz, random_images, write_folder
 
-from troika.datasets.decoding import Form
 from troika.datasets.sources import folder as folder_source
+from troika.datasets.sources.slots import open_slots
 from troika.errors import DatasetError
 
 IMAGES, LABELS = random_images(150), np.arange(150) % 2
@@ -46,7 +46,16 @@ def test_processes_give_what_one_process_gives(tmp_path: Path, by_processes: Non
     assert prepare(tmp_path / "colour", source).dataset.info.shape == (4, 3, 3)
 
 
-def die(root: str, form: Form, names: list[str]) -> None:
+def test_slots_have_their_room_from_the_start_and_go_with_the_block() -> None:
+    with open_slots(3, 10, (28, 28, 1)) as slots:
+        file = Path(slots.path)
+        assert file.stat().st_blocks * 512 >= 3 * 10 * 784, "a mapped file without room kills who writes to it"
+        slots[1][:] = 7
+        assert [int(slots[number].max()) for number in range(6)] == [0, 7, 0, 0, 7, 0]
+    assert not file.exists()
+
+
+def die(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from raw_images import prepare_params, random_images, write_folder
+from raw_images import prepare_npz, prepare_params, random_images, write_folder
 
 from troika.datasets.sources import SOURCES, open_source
 from troika.datasets.sources.source import ImageSource
@@ -297,3 +297,10 @@ def test_parts_of_different_sizes_are_refused(tmp_path: Path) -> None:
     write_idx(tmp_path, "t10k", IMAGES[:, 1:], LABELS)
     with pytest.raises(DatasetError, match=r"images of different sizes: \[\(3, 3\), \(4, 3\)\]"):
         opened(tmp_path)
+
+
+def test_levels_are_those_of_training_images_alone(tmp_path: Path) -> None:
+    dataset = prepare_npz(tmp_path, random_images(40), np.zeros(40, np.int64))
+    levels = {name: len(np.unique(split.images)) for name, split in dataset.splits.items()}
+    assert dataset.info.levels == levels["train"]
+    assert len(set(levels.values())) > 1, "the control: they differ between splits"

@@ -7,6 +7,7 @@ are written in that order.
 
 import shutil
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from troika.datasets.checks import check_set, find_copies, find_near_copies
-from troika.datasets.contract import SPLITS, DatasetInfo, SplitName
+from troika.datasets.checks import Indices, check_set, find_copies, find_near_copies
+from troika.datasets.contract import SPLITS, DatasetInfo, Images, SplitName
 from troika.datasets.facts import Facts
 from troika.datasets.problems import Findings
-from troika.datasets.sources.source import ColourFoundError, ImageSource
+from troika.datasets.sources.source import ColourFoundError, ImageSource, bounded_map
 from troika.datasets.splits import check_every_class_everywhere, key_order, split_numbers
 from troika.datasets.spool import Spool
 from troika.datasets.writing import SplitWriter, check_not_empty, finish
@@ -157,21 +158,28 @@ def _write(
         shard_images = 0
     order: dict[SplitName, list[NDArray[np.int64]]] = {name: [] for name in SPLITS}
     seen = np.zeros(256, np.bool_)
+
+    def sort(bucket: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> list[tuple[SplitName, Images, Indices]]:
+        """For each split its images of a bucket, in order, and their places in the source."""
+        images, members = bucket
+        rows = np.flatnonzero(splits[members] >= 0)
+        rows = rows[key_order(facts.keys, labels, members[rows])]
+        each = [(name, rows[splits[members[rows]] == number]) for number, name in enumerate(SPLITS)]
+        return [(name, images[mine], members[mine]) for name, mine in each]
+
     with ExitStack() as stack:
         writers = {
             name: stack.enter_context(SplitWriter(folder / name, counts[name], source.shape, shard_images))
             for name in SPLITS
         }
-        for images, members in spool.buckets(source.shape):
-            rows = np.flatnonzero(splits[members] >= 0)
-            rows = rows[key_order(facts.keys, labels, members[rows])]
-            for number, name in enumerate(SPLITS):
-                mine = rows[splits[members[rows]] == number]
-                chosen = images[mine]
-                writers[name].add(chosen)
-                order[name].append(members[mine])
+        # A thread sorts one range of keys while the one before is written.
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        for parts in bounded_map(pool, sort, spool.buckets(source.shape), most=2):
+            for name, images, members in parts:
+                writers[name].add(images)
+                order[name].append(members)
                 if name == "train":
-                    _note_levels(seen, chosen)
+                    _note_levels(seen, images)
     ordered = {name: np.concatenate(parts) if parts else np.empty(0, np.int64) for name, parts in order.items()}
     return finish(
         folder,

@@ -46,11 +46,15 @@ class Spool:
             self._members[number].append(indices[chosen])
 
     def buckets(self, shape: tuple[int, int, int]) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
-        """Images and their places in the source, one range of keys after another; each file is removed then."""
+        """Images and their places in the source, one range of keys after another.
+
+        They are mapped; each file is removed as soon as the next is asked for.
+        """
         self._close()
         for path, members in zip(self._paths, self._members, strict=True):
             if members:
-                yield np.fromfile(path, np.uint8).reshape(-1, *shape), np.concatenate(members)
+                images = np.memmap(path, np.uint8, "r").view(np.ndarray).reshape(-1, *shape)
+                yield images, np.concatenate(members)
             path.unlink()
 
     def _close(self) -> None:

@@ -21,7 +21,16 @@ from troika.datasets.cores import usable_cores
 from troika.datasets.decoding import Decoded, Form, decode_files, size_of
 from troika.datasets.problems import Finding
 from troika.datasets.sources.settings import SourceParams
-from troika.datasets.sources.source import Block, ColourFoundError, ImageSource, block_images, bounded_map, sayable
+from troika.datasets.sources.slots import Slots, open_slots
+from troika.datasets.sources.source import (
+    Block,
+    ColourFoundError,
+    ImageSource,
+    block_images,
+    bounded_map,
+    most_on_their_way,
+    sayable,
+)
 from troika.errors import DatasetError, ParameterError
 
 ONE_CLASS = "images"
@@ -138,34 +147,47 @@ def _blocks(
         for i in sorted(outside)
     ]
     usable = np.array([i for i in range(len(names)) if i not in barred], np.int64)
-    step = min(_MOST_FILES_IN_BLOCK, block_images((form.size[1], form.size[0], form.channels)))
+    shape = (form.size[1], form.size[0], form.channels)
+    step = min(_MOST_FILES_IN_BLOCK, block_images(shape))
     pieces = [usable[start : start + step] for start in range(0, len(usable), step)]
-    work = partial(_decode_piece, str(root), form)
     if noted:
         empty = decode_files([], form)
         yield Block(empty.images, labels[:0], usable[:0], empty.facts, tuple(noted))
     if len(usable) <= _INLINE_FILES or usable_cores() == 1:
         for piece in pieces:
-            yield _block(work([names[i] for i in piece]), piece, names, labels, classes)
+            decoded = decode_files(_paths(str(root), [names[i] for i in piece]), form)
+            yield _block(decoded, piece, names, labels, classes)
         return
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["troika.datasets.decoding"])
+    context.set_forkserver_preload([__name__])
     try:
         # The workers are all the threads that there should be: others would spin beside them.
-        with ProcessPoolExecutor(
-            usable_cores(), mp_context=context, initializer=threadpool_limits, initargs=(1,)
-        ) as pool:
-            done = bounded_map(pool, work, ([names[i] for i in piece] for piece in pieces))
-            for piece, decoded in zip(pieces, done, strict=True):
-                yield _block(decoded, piece, names, labels, classes)
+        with (
+            open_slots(most_on_their_way(), step, shape) as slots,
+            ProcessPoolExecutor(
+                usable_cores(), mp_context=context, initializer=threadpool_limits, initargs=(1,)
+            ) as pool,
+        ):
+            numbered = enumerate([names[i] for i in piece] for piece in pieces)
+            done = bounded_map(pool, partial(_decode_piece, str(root), form, slots), numbered)
+            for number, (piece, decoded) in enumerate(zip(pieces, done, strict=True)):
+                images = slots[number][: len(decoded.positions)]
+                yield _block(replace(decoded, images=images), piece, names, labels, classes)
     except BrokenProcessPool:
         raise DatasetError(
             f"a process that decodes images of {root} was ended from outside; is there too little memory?"
         ) from None
 
 
-def _decode_piece(root: str, form: Form, names: list[str]) -> Decoded:
-    return decode_files([os.path.join(root, name) for name in names], form)  # noqa: PTH118 - faster
+def _decode_piece(root: str, form: Form, slots: Slots, piece: tuple[int, list[str]]) -> Decoded:
+    """In a worker process: the pixels stay in the slot of this piece's number, only the rest is handed back."""
+    number, names = piece
+    decoded = decode_files(_paths(root, names), form, slots[number])
+    return replace(decoded, images=decoded.images[:0])
+
+
+def _paths(root: str, names: Sequence[str]) -> list[str]:
+    return [os.path.join(root, name) for name in names]  # noqa: PTH118 - faster
 
 
 def _block(decoded: Decoded, piece: Labels, names: Sequence[str], labels: Labels, classes: Sequence[str]) -> Block:

@@ -24,6 +24,7 @@ class Block:
     """Some images of a source."""
 
     images: Images
+    """Valid until the source is asked for its next block."""
     labels: Labels
     indices: Labels
     """Positions in the source."""
@@ -89,10 +90,17 @@ def examined(pieces: Iterable[tuple[Images, Labels]]) -> Iterator[Block]:
         yield from bounded_map(pool, look, numbered())
 
 
-def bounded_map(pool: Executor, work: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
-    """`work` of each item, in order, with no more items on their way than keep all workers busy."""
+def most_on_their_way() -> int:
+    """How many items keep all workers busy: one in work and one waiting for each, one with the caller."""
+    return 2 * usable_cores() + 1
+
+
+def bounded_map(
+    pool: Executor, work: Callable[[Item], Made], items: Iterable[Item], most: int | None = None
+) -> Iterator[Made]:
+    """`work` of each item, in order, with at most `most` items on their way; by default `most_on_their_way`."""
     waiting: deque[Future[Made]] = deque()
-    most = 2 * usable_cores() + 1
+    most = most or most_on_their_way()
     for item in items:
         waiting.append(pool.submit(work, item))
         if len(waiting) >= most:
