@@ -10,7 +10,8 @@ import numpy as np
 from components.step import read_sections
 from troika.datasets.contract import Dataset, Images, Split, SplitName
 from troika.datasets.writing import write_dataset
-from troika.models.contract import Machine, Schedule
+from troika.models.contract import Machine, ModelSpec, Schedule
+from troika.models.gan.backend import Backend
 from troika.models.gan.batches import Order, latents_of_step
 from troika.models.gan.figures import REPORT_EVERY
 from troika.models.gan.model import GAN
@@ -38,30 +39,50 @@ def settings_of(preset: str) -> GANSettings:
     return GANSettings.parse(read_sections(Path("params.yaml"))["train"]["presets"][preset], preset)
 
 
+class Training:
+    """A preset in training: the product's steps, one after another, without the rest of its loop."""
+
+    def __init__(self, backend: Backend, spec: ModelSpec, settings: GANSettings, schedule: Schedule, order: Order):
+        self.backend, self.spec = backend, spec
+        self.done = 0
+        """Steps so far."""
+        self._settings, self._schedule, self._order = settings, schedule, order
+
+    def steps(self, count: int) -> None:
+        """Train for so many more steps, and wait for them."""
+        seed, batch, size = self._schedule.seed, self._schedule.batch_size, self.spec.latent_size
+        for number in range(self.done, self.done + count):
+            latents = latents_of_step(seed, number, batch, size)
+            hyper = hyper_at(self._settings, self._schedule, number)
+            self.backend.step(number, self._order(number), latents, hyper)
+            if number % REPORT_EVERY == REPORT_EVERY - 1:
+                self.backend.figures()
+        self.done += count
+        self.backend.figures()  # all of it is done when these are known
+
+
+@contextmanager
+def training(
+    framework: str, preset: str, dataset: Dataset, schedule: Schedule, machine: Machine
+) -> Iterator[Training]:
+    """A preset's training on a dataset, before its first step."""
+    settings = settings_of(preset)
+    kind = model_class("gan", framework)
+    assert issubclass(kind, GAN)
+    spec = kind.describe(dataset, preset, settings)
+    with kind.open_backend(dataset, spec, settings, schedule, machine) as backend:
+        order = Order(len(dataset.train), schedule.batch_size, schedule.seed)
+        yield Training(backend, spec, settings, schedule, order)
+
+
 @contextmanager
 def engine(
     framework: str, preset: str, images: Images, classes: int, batch: int, *, compiled: bool = False
 ) -> Iterator[Callable[[int], None]]:
     """A function that trains a preset on these images for so many more steps on the CPU, and waits for them."""
-    settings = settings_of(preset)
     schedule = Schedule(steps=10**6, batch_size=batch, seed=0, checkpoint_seconds=1e9, ticks=1)
-    kind = model_class("gan", framework)
-    assert issubclass(kind, GAN)
     machine = Machine(device="cpu", compile="on" if compiled else "off")
     with tempfile.TemporaryDirectory() as scratch:
         dataset = dataset_of(images, classes, Path(scratch) / "dataset")
-        spec = kind.describe(dataset, preset, settings)
-        with kind.open_backend(dataset, spec, settings, schedule, machine) as backend:
-            order, done = Order(len(images), batch, 0), 0
-
-            def steps(count: int) -> None:
-                nonlocal done
-                for number in range(done, done + count):
-                    latents = latents_of_step(0, number, batch, settings.latent_size)
-                    backend.step(number, order(number), latents, hyper_at(settings, schedule, number))
-                    if number % REPORT_EVERY == REPORT_EVERY - 1:
-                        backend.figures()
-                done += count
-                backend.figures()  # all of it is done when these are known
-
-            yield steps
+        with training(framework, preset, dataset, schedule, machine) as found:
+            yield found.steps
