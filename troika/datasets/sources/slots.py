@@ -50,7 +50,10 @@ def open_slots(count: int, images: int, shape: tuple[int, int, int]) -> Iterator
                 f"reading images by several processes needs {size / 1e6:.0f} MB in {tempfile.gettempdir()}: "
                 f"{error.strerror}; make room there, or set TMPDIR to a folder that has it"
             ) from None
-        yield slots
+        try:
+            yield slots
+        finally:
+            _mapped.cache_clear()  # else this process would keep the space of a file that is gone
 
 
 @lru_cache(maxsize=1)
