@@ -16,7 +16,6 @@ from troika.models.registry import model_class
 from troika.quality.evaluator import Evaluator
 from troika.quality.measures import Moments, distance_to
 
-SAMPLES = 2000
 _UNLIMITED = 10**6
 _STEPS_AT_ONCE = 10
 _GROWTH = 1.15
@@ -40,6 +39,8 @@ class Run:
     """... or, where those are not limited, after so many CPU seconds of training."""
     evaluator: str
     """Digest of the one that judges."""
+    samples: int
+    """Images drawn at a look."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,14 @@ class Look:
     """CPU seconds that the look itself took."""
 
 
-def write_moments(folder: Path) -> None:
+def write_moments(folder: Path, samples: int) -> None:
     """Those of the training images' features, once for all trainings; and two distances to compare with."""
     dataset, evaluator = Dataset.open(folder / "dataset"), Evaluator.open(folder / "evaluator.onnx")
     features, _ = evaluator.look_at(np.asarray(dataset.train.images))
     held_out, _ = evaluator.look_at(np.asarray(dataset.held_out.images))
     of_train = Moments.of(features)
     distance = distance_to(of_train)
-    drawn = features[np.random.default_rng(0).integers(0, len(features), SAMPLES)]
+    drawn = features[np.random.default_rng(0).integers(0, len(features), samples)]
     compared = {"drawn": distance(Moments.of(drawn)), "held_out": distance(Moments.of(held_out))}
     np.savez(folder / "moments.npz", **asdict(of_train), **compared, held_out_number=len(held_out))
 
@@ -75,7 +76,7 @@ def train_and_look(run: Run, folder: Path, found: Path) -> None:
         folder: with `dataset`, `evaluator.onnx` and `moments.npz`.
         found: file to write.
     """
-    dataset, look = Dataset.open(folder / "dataset"), _Looker(folder)
+    dataset, look = Dataset.open(folder / "dataset"), _Looker(folder, run.samples)
     schedule = Schedule(run.steps or _UNLIMITED, run.batch_size, run.seed, checkpoint_seconds=1e9, ticks=1)
     model_class("gan", run.framework)  # imports the framework, which is no training
     looks: list[Look] = []
@@ -100,7 +101,8 @@ def train_and_look(run: Run, folder: Path, found: Path) -> None:
 class _Looker:
     """Fréchet distance of a training's moving average to the training images; always the same latents."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, samples: int) -> None:
+        self._samples = samples
         self._evaluator = Evaluator.open(folder / "evaluator.onnx")
         with np.load(folder / "moments.npz") as kept:
             self._distance = distance_to(Moments(int(kept["count"]), kept["mean"], kept["scatter"]))
@@ -108,7 +110,7 @@ class _Looker:
     def __call__(self, trained: Training) -> float:
         spec = trained.spec
         random = np.random.default_rng(derive_seed(0, "looks", 0))
-        latents = random.standard_normal((SAMPLES, spec.latent_size), np.float32)
-        labels = np.arange(SAMPLES) % spec.num_classes if spec.conditional else None
+        latents = random.standard_normal((self._samples, spec.latent_size), np.float32)
+        labels = np.arange(self._samples) % spec.num_classes if spec.conditional else None
         features, _ = self._evaluator.look_at(trained.backend.sample(latents, labels))
         return self._distance(Moments.of(features))

@@ -19,12 +19,12 @@ how many steps. The step is the product's, device cpu, compile auto (XLA with Te
 where steps are not limited); of its loop the checkpoints, the watch for collapse and the ticks are left out.
 
 A look comes whenever the training's seconds have grown by 15 %, at least 0.5 s and ten steps after the one before,
-and at the end; it draws 2,000 images of the moving average, always of the same latents, labels evenly over the
-classes. Seconds are those of the first look below a threshold, so up to about 15 % late. The distance is to the
-training images: held-out ones have a distance of their own to these, on the digits above 1, that no training is to
-blame for. It includes the bias of 2,000 samples; what so many training images have, drawn at random with
-replacement, is printed above the table, and is about as low as a generator can come. That one is near its training
-images says nothing of memorisation.
+and at the end; it draws 2,000 images of the moving average (MNIST: 5,000), always of the same latents, labels
+evenly over the classes. Seconds are those of the first look below a threshold, so up to about 15 % late. The
+distance is to the training images: held-out ones have a distance of their own to these, on the digits above 1, that
+no training is to blame for. It includes the bias of so few samples; what so many training images have, drawn at
+random with replacement, is printed above the table, and is about as low as a generator can come. That one is near
+its training images says nothing of memorisation.
 
 With `--json`, a killed run goes on: all looks of each finished training are kept there, and it is not run again.
 """
@@ -46,7 +46,7 @@ import numpy as np
 
 from benchmarks.engine import settings_of
 from benchmarks.machine import describe_machine, table
-from benchmarks.quality_looks import SAMPLES, Run, train_and_look, write_moments
+from benchmarks.quality_looks import Run, train_and_look, write_moments
 from benchmarks.quality_rows import Row, cells, header, line
 from components.prepare_data import prepare_data
 from components.step import read_sections, resolve_params
@@ -57,6 +57,7 @@ from troika.folders import write_atomic
 _THRESHOLDS = {"digits": (3, 2, 1), "mnist": (5, 2, 1)}
 _MOST_SECONDS = {"digits": 120.0, "mnist": 240.0}
 _MNIST_STEPS = 3000
+_SAMPLES = {"digits": 2000, "mnist": 5000}
 _ONE_THREAD = {
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1",
     "TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -83,7 +84,10 @@ def main() -> None:
         with np.load(home / "moments.npz") as kept:
             drawn, held_out, number = (float(kept[name]) for name in ("drawn", "held_out", "held_out_number"))
     print(f"\n{describe_machine()}, one thread a training, trainings at once: {given.at_once}\n")
-    print(f"Fréchet distance to all training images: {SAMPLES:,} of them drawn at random {drawn:.2f}, ", end="")
+    print(
+        f"Fréchet distance to all training images: {_SAMPLES[given.data]:,} of them drawn at random {drawn:.2f}, ",
+        end="",
+    )
     print(f"all {number:,.0f} held-out images {held_out:.2f}\n")
     print(
         table(
@@ -142,18 +146,19 @@ def _prepare(home: Path, given: argparse.Namespace) -> str:
     prepare_data(home / "dataset", home / "data.html", home / "refused.json", params)
     params = resolve_params(train_evaluator, sections["train_evaluator"])
     digest = train_evaluator(home / "dataset", home / "evaluator.onnx", params)
-    write_moments(home)
+    write_moments(home, _SAMPLES[given.data])
     return digest
 
 
 def _runs(given: argparse.Namespace, evaluator: str) -> Iterator[Run]:
     """Seed after seed, so that a run that is cut off has all contenders."""
+    samples = _SAMPLES[given.data]
     for seed, preset, framework in itertools.product(range(given.seeds), given.presets, given.frameworks):
         steps = given.steps.get(preset)
         if steps is None and _changes_over_steps(preset):
             steps = _MNIST_STEPS if given.data == "mnist" else given.train["steps"]
         most = None if steps else given.most_seconds or _MOST_SECONDS[given.data]
-        yield Run(given.data, preset, framework, seed, given.train["batch_size"], steps, most, evaluator)
+        yield Run(given.data, preset, framework, seed, given.train["batch_size"], steps, most, evaluator, samples)
 
 
 def _changes_over_steps(preset: str) -> bool:
