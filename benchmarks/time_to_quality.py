@@ -18,13 +18,13 @@ A preset whose settings change over the steps (r3gan) trains all of its steps, t
 how many steps. The step is the product's, device cpu, compile auto (XLA with TensorFlow from 2,000 steps on, or
 where steps are not limited); of its loop the checkpoints, the watch for collapse and the ticks are left out.
 
-A look comes whenever the training's seconds have grown by 15 %, at least 0.5 s and ten steps after the one before,
-and at the end; it draws 2,000 images of the moving average (MNIST: 5,000), always of the same latents, labels
-evenly over the classes. Seconds are those of the first look below a threshold, so up to about 15 % late. The
-distance is to the training images: held-out ones have a distance of their own to these, on the digits above 1, that
-no training is to blame for. It includes the bias of so few samples; what so many training images have, drawn at
-random with replacement, is printed above the table, and is about as low as a generator can come. That one is near
-its training images says nothing of memorisation.
+A look comes whenever the training's seconds have grown by 15 %, at least 0.5 s and ten steps after the one
+before, and at the end; it draws 2,000 images of the moving average (MNIST: 5,000), always of the same latents,
+labels evenly over the classes. Seconds are those of the first look below a threshold, so up to about 15 % late.
+The distance is to the training images: held-out ones have a distance of their own to these, on the digits above
+1, that no training is to blame for. It includes the bias of so few samples; what so many training images have,
+drawn at random with replacement, is printed above the table, and is about as low as a generator can come. That
+one is near its training images says nothing of memorisation.
 
 With `--json`, a killed run goes on: all looks of each finished training are kept there, and it is not run again.
 """
