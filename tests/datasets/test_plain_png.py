@@ -1,0 +1,111 @@
+"""Plain PNG files give the pixels that Pillow gives; whatever is unusual or damaged is left to Pillow."""
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pyspng
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
+
+from troika.datasets.plain_png import decode_plain_png
+
+NOISE = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+SIZE = (7, 9)
+
+
+def png(image: Image.Image, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "png", **options)
+    return file.getvalue()
+
+
+def picture(mode: str = "RGB") -> Image.Image:
+    return Image.fromarray(NOISE).convert(mode)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def with_data(data: bytes, header: bytes = struct.pack(">IIBBBBB", *SIZE, 8, 2, 0, 0, 0)) -> bytes:
+    """A PNG with these bytes where the compressed pixels should be; its checksums are right."""
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+@given(
+    st.integers(1, 40), st.integers(1, 40), st.sampled_from(["L", "RGB"]), st.integers(0, 9), st.integers(0, 2**32)
+)
+def test_pixels_are_those_of_pillow(width: int, height: int, mode: str, level: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    # Smooth, so that all five filters of PNG are used.
+    small = rng.integers(0, 256, (3, 3, 3), dtype=np.uint8)
+    image = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+    found = decode_plain_png(png(image, compress_level=level), (width, height), 1 if mode == "L" else 3)
+    assert found is not None
+    assert found.dtype == np.uint8
+    assert (found.reshape(np.asarray(image).shape) == np.asarray(image)).all()
+    by_its_encoder = pyspng.encode(np.asarray(image), pyspng.ProgressiveMode.NONE)
+    again = decode_plain_png(by_its_encoder, (width, height), 1 if mode == "L" else 3)
+    assert again is not None
+    assert (again == found).all()
+
+
+def test_what_says_nothing_of_pixels_does_not_matter() -> None:
+    colours = Image.new("RGB", (1, 1))
+    content = png(picture(), icc_profile=b"profile", dpi=(72, 72))
+    assert b"iCCP" in content
+    assert b"pHYs" in content
+    assert decode_plain_png(content, SIZE, 3) is not None
+    assert decode_plain_png(png(colours), (1, 1), 3) is not None
+
+
+def text() -> PngImagePlugin.PngInfo:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Raw profile type exif", "\nexif\n8\n4d4d002a00000008\n")
+    return info
+
+
+EXIF = Image.Exif()
+EXIF[274] = 6
+UNUSUAL = {
+    "another size": png(picture().resize((8, 9))),
+    "grey": png(picture("L")),
+    "palette": png(picture("P")),
+    "alpha": png(picture("RGBA")),
+    "one transparent colour": png(picture(), transparency=(1, 2, 3)),
+    "16 bits": png(Image.fromarray(np.zeros((9, 7), np.uint16))),
+    "orientation": png(picture(), exif=EXIF),
+    "text": png(picture(), pnginfo=text()),
+    "animated": png(picture(), save_all=True, append_images=[Image.new("RGB", SIZE)]),
+    "interlaced": pyspng.encode(NOISE, pyspng.ProgressiveMode.INTERLACED),
+    "JPEG": b"\xff\xd8\xff\xe0" + bytes(100),
+    "nothing": b"",
+    "cut off": png(picture())[:-20],
+    "cut off in its header": png(picture())[:20],
+    "cut off before its end": png(picture())[:-12],
+    "more after its end": png(picture()) + b"x",
+    "no pixels": with_data(b""),
+    "too few pixels": with_data(zlib.compress(bytes(9 * 20))),
+    "no compressed data": with_data(b"not compressed"),
+    "an unknown filter": with_data(zlib.compress((b"\x09" + bytes(21)) * 9)),
+    "a header twice": png(picture())[:33] + png(picture())[8:],
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_what_is_unusual_or_damaged_is_left_to_pillow(name: str) -> None:
+    assert decode_plain_png(UNUSUAL[name], SIZE, 3) is None
+    assert decode_plain_png(png(picture()), SIZE, 3) is not None, "the control"
+
+
+def test_no_flipped_byte_goes_unnoticed() -> None:
+    content = png(picture())
+    for place in range(len(content)):
+        spoiled = bytearray(content)
+        spoiled[place] ^= 1
+        assert decode_plain_png(bytes(spoiled), SIZE, 3) is None, place
