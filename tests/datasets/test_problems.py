@@ -1,6 +1,7 @@
 """What happens to each kind of bad image: by default, and under the other policies."""
 
 import io
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,13 @@ def test_a_bad_file_is_quarantined_or_used_with_a_warning(good: Path, kind: str)
         assert made.quarantined() == {"a/bad": problem}
         assert kept == 60
     assert "a/bad" in made.report
+
+
+def test_more_pixels_than_allowed_are_refused_of_plain_files_too(good: Path) -> None:
+    with pytest.raises(DatasetError, match="60 of 60 images"):
+        prepare(good.parent / "out", good, colour="rgb", image_size=SIDE, max_pixels=SIDE * SIDE - 1)
+    refused = json.loads((good.parent / "out" / "refused.json").read_text())
+    assert {entry["problem"] for entry in refused["quarantined"]} == {"oversized"}
 
 
 @pytest.mark.parametrize("kind", ["text", "no bytes", "half a jpeg", "palette", "turned", "constant", "cmyk"])
