@@ -1,7 +1,7 @@
 """How fast and in how much memory `prepare_data` works, and how fast training gets its images.
 
     python -m benchmarks.data idx         60,000 x 28 x 28 IDX files: seconds
-    python -m benchmarks.data decode      a folder of PNG files, against Pillow alone on the same cores
+    python -m benchmarks.data decode      a folder of files, against Pillow alone on the same cores; --files jpg
     python -m benchmarks.data scale       a folder of 64 x 64 RGB JPEG files: seconds, memory; --idx: IDX files
     python -m benchmarks.data webdataset  the same folder packed and read by webdataset, if installed
     python -m benchmarks.data loader      images that are read in a second against images that are trained on
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, help=", ".join(f"{k}: {v:,}" for k, v in _COUNTS.items()))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--idx", action="store_true", help="scale: one pair of IDX files instead of a folder")
+    parser.add_argument("--files", choices=["png", "jpg", "webp"], default="png", help="decode: their format")
     parser.add_argument("--in-process", metavar="WHAT", help=argparse.SUPPRESS)
     parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -61,7 +62,7 @@ def main() -> None:
                 write_files(source, count, "jpg")
             rows = _in_turn(["prepare_data"], source, 1)
         else:
-            write_files(source, count, "png")
+            write_files(source, count, given.files if given.what == "decode" else "png")
             what = {
                 "decode": ["Pillow alone", "prepare_data"],
                 "webdataset": ["webdataset", "prepare_data", "webdataset reads", "prepare_data reads"],
@@ -172,7 +173,7 @@ def _prepare(source: Path) -> Figures:
 
 def _pillow(source: Path) -> Figures:
     """What Pillow alone needs to decode the same files, on as many processes; nothing is kept."""
-    paths = [str(path) for path in sorted(source.rglob("*.png"))]
+    paths = [str(path) for path in sorted(source.rglob("*.*"))]
     pieces = [paths[start : start + 256] for start in range(0, len(paths), 256)]
 
     def work() -> int:
