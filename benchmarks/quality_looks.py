@@ -41,6 +41,8 @@ class Run:
     """Digest of the one that judges."""
     samples: int
     """Images drawn at a look."""
+    settings: str
+    """The preset's, as JSON."""
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,9 @@ def _runs(given: argparse.Namespace, evaluator: str) -> Iterator[Run]:
         if steps is None and _changes_over_steps(preset):
             steps = _MNIST_STEPS if given.data == "mnist" else given.train["steps"]
         most = None if steps else given.most_seconds or _MOST_SECONDS[given.data]
-        yield Run(given.data, preset, framework, seed, given.train["batch_size"], steps, most, evaluator, samples)
+        settings = settings_of(preset).model_dump_json()
+        batch = given.train["batch_size"]
+        yield Run(given.data, preset, framework, seed, batch, steps, most, evaluator, samples, settings)
 
 
 def _changes_over_steps(preset: str) -> bool:

@@ -57,10 +57,11 @@ def test_pixels_are_those_of_pillow(width: int, height: int, mode: str, level: i
 
 def test_what_says_nothing_of_pixels_does_not_matter() -> None:
     colours = Image.new("RGB", (1, 1))
-    content = png(picture(), icc_profile=b"profile", dpi=(72, 72))
-    assert b"iCCP" in content
+    content = png(picture(), dpi=(72, 72))
     assert b"pHYs" in content
     assert decode_plain_png(content, SIZE, 3) is not None
+    gamma = png(picture())[:33] + chunk(b"gAMA", bytes(4)) + png(picture())[33:]
+    assert decode_plain_png(gamma, SIZE, 3) is not None
     assert decode_plain_png(png(colours), (1, 1), 3) is not None
 
 
@@ -70,6 +71,20 @@ def text() -> PngImagePlugin.PngInfo:
     return info
 
 
+def referring_back() -> bytes:
+    """Nine rows of seven pixels that are said to be copies of what lies before the stream's beginning."""
+    bits = "1" + "10"  # the last block, of the fixed Huffman code
+    for _ in range(9):
+        bits += "00110000"  # the byte 0, which is the filter
+        bits += "0010011" + "01"[::-1] + "11101" + "1" * 13  # 20 bytes from 32,768 before, and then one more
+        bits += "00110000"
+    bits += "0000000"
+    bits += "0" * (-len(bits) % 8)
+    return b"\x78\x9c" + bytes(int(bits[place : place + 8][::-1], 2) for place in range(0, len(bits), 8))
+
+
+ROWS = b"".join(b"\0" + row.tobytes() for row in NOISE)
+PACKED = zlib.compress(ROWS)
 EXIF = Image.Exif()
 EXIF[274] = 6
 UNUSUAL = {
@@ -93,6 +108,16 @@ UNUSUAL = {
     "too few pixels": with_data(zlib.compress(bytes(9 * 20))),
     "no compressed data": with_data(b"not compressed"),
     "an unknown filter": with_data(zlib.compress((b"\x09" + bytes(21)) * 9)),
+    "copies of what was never there": with_data(referring_back()),
+    "pixels in two places": png(picture())[:33]
+    + b"".join(chunk(*one) for one in [(b"IDAT", PACKED[:20]), (b"gAMA", bytes(4)), (b"IDAT", PACKED[20:])])
+    + chunk(b"IEND", b""),
+    "a wrong checksum of the pixels": with_data(PACKED[:-4] + bytes(4)),
+    "no checksum of the pixels": with_data(PACKED[:-4]),
+    "one row more": with_data(zlib.compress(ROWS + ROWS[:22])),
+    "more after the pixels": with_data(PACKED + b"x"),
+    "a profile": png(picture(), icc_profile=b"profile"),
+    "a short gamma": png(picture())[:33] + chunk(b"gAMA", b"") + png(picture())[33:],
     "a header twice": png(picture())[:33] + png(picture())[8:],
 }
 
@@ -101,6 +126,13 @@ UNUSUAL = {
 def test_what_is_unusual_or_damaged_is_left_to_pillow(name: str) -> None:
     assert decode_plain_png(UNUSUAL[name], SIZE, 3) is None
     assert decode_plain_png(png(picture()), SIZE, 3) is not None, "the control"
+
+
+def test_pixels_may_come_in_several_chunks() -> None:
+    parts = b"".join(chunk(b"IDAT", PACKED[place : place + 20]) for place in range(0, len(PACKED), 20))
+    found = decode_plain_png(png(picture())[:33] + parts + chunk(b"IEND", b""), SIZE, 3)
+    assert found is not None
+    assert (found == NOISE).all()
 
 
 def test_no_flipped_byte_goes_unnoticed() -> None:

@@ -23,7 +23,7 @@ def opened(path: Path | str, source: str = "auto", **changes: Any) -> ImageSourc
 
 def read(source: ImageSource) -> tuple[np.ndarray, np.ndarray]:
     """All images and labels."""
-    blocks = list(source.blocks())
+    blocks = list(source.blocks(Path()))
     assert np.concatenate([block.indices for block in blocks]).tolist() == list(range(source.count))
     images = np.concatenate([block.images for block in blocks])
     assert images.shape == (source.count, *source.shape)

@@ -23,7 +23,7 @@ from troika.datasets.plain_png import decode_plain_png
 from troika.datasets.problems import Policies
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-_SMALL_BYTES = 2**20
+_SMALL_BYTES = 2**24
 """A file of up to so many bytes is read at once: that is a little faster than Pillow's many small reads."""
 _EXIF_KEYS = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 _DAMAGED = (

@@ -8,7 +8,7 @@ are written in that order.
 import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,14 +73,13 @@ def prepare(
             small.
     """
     before = (len(findings.quarantined), findings.warning_counts.copy(), len(findings.warnings))
-    try:
+    with suppress(ColourFoundError):
         return _prepare(folder, source, params, findings, listed_in)
-    except ColourFoundError:
-        # Rare: the look at some headers has met grey images only. Everything anew, in RGB.
-        shutil.rmtree(folder / _SPOOL, ignore_errors=True)
-        del findings.quarantined[before[0] :], findings.warnings[before[2] :]
-        findings.warning_counts = before[1]
-        return _prepare(folder, _in_colour(source), params, findings, listed_in)
+    # Rare: the look at some headers has met grey images only. Everything anew, in RGB.
+    shutil.rmtree(folder / _SPOOL, ignore_errors=True)
+    del findings.quarantined[before[0] :], findings.warnings[before[2] :]
+    findings.warning_counts = before[1]
+    return _prepare(folder, _in_colour(source), params, findings, listed_in)
 
 
 _SPOOL = ".spool"
@@ -100,7 +99,7 @@ def _prepare(
     facts, labels = Facts.empty(source.count), np.full(source.count, -1, np.int64)
     sizes: Counter[tuple[int, int]] = Counter()
     with Spool(folder / _SPOOL, source.count * image_bytes) as spool:
-        for block in source.blocks():
+        for block in source.blocks(folder):
             for finding in block.findings:
                 findings.add(finding)
             sizes.update(block.sizes)

@@ -30,5 +30,5 @@ def open_digits(params: SourceParams) -> ImageSource:
         classes=tuple(str(name) for name in bunch.target_names),
         count=len(images),
         shape=images.shape[1:],
-        blocks=lambda: examined([(images, labels)]),
+        blocks=lambda _: examined([(images, labels)]),
     )

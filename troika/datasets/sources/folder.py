@@ -38,6 +38,7 @@ ONE_CLASS = "images"
 _INLINE_FILES = 512
 """Up to so many files, starting worker processes would cost more than they save."""
 _MOST_FILES_IN_BLOCK = 256
+_MOST_SLOT_BYTES = 2**29
 _LOOKED_AT = 16
 
 
@@ -61,7 +62,7 @@ def open_folder(params: SourceParams) -> ImageSource:
         classes=classes,
         count=len(names),
         shape=(form.size[1], form.size[0], form.channels),
-        blocks=lambda: _blocks(root, names, labels, classes, _outside(root, names, links), form),
+        blocks=lambda scratch: _blocks(root, names, labels, classes, _outside(root, names, links), form, scratch),
         name_of=lambda index: sayable(names[index]),
         reopen_in_colour=lambda: open_folder(params.model_copy(update={"colour": "rgb"})),
     )
@@ -139,7 +140,13 @@ def _form(params: SourceParams, root: Path, names: Sequence[str]) -> Form:
 
 
 def _blocks(
-    root: Path, names: Sequence[str], labels: Labels, classes: Sequence[str], outside: set[int], form: Form
+    root: Path,
+    names: Sequence[str],
+    labels: Labels,
+    classes: Sequence[str],
+    outside: set[int],
+    form: Form,
+    scratch: Path,
 ) -> Iterator[Block]:
     barred = outside if form.policies.outside_link != "warn" else set()
     noted = [
@@ -160,16 +167,18 @@ def _blocks(
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
+    # A slot for each piece on its way, as long as they do not take too much.
+    most = min(most_on_their_way(), len(pieces), max(2, _MOST_SLOT_BYTES // (step * int(np.prod(shape)))))
     try:
         # The workers are all the threads that there should be: others would spin beside them.
         with (
-            open_slots(most_on_their_way(), step, shape) as slots,
+            open_slots(scratch, most, step, shape) as slots,
             ProcessPoolExecutor(
                 usable_cores(), mp_context=context, initializer=threadpool_limits, initargs=(1,)
             ) as pool,
         ):
             numbered = enumerate([names[i] for i in piece] for piece in pieces)
-            done = bounded_map(pool, partial(_decode_piece, str(root), form, slots), numbered)
+            done = bounded_map(pool, partial(_decode_piece, str(root), form, slots), numbered, most)
             for number, (piece, decoded) in enumerate(zip(pieces, done, strict=True)):
                 images = slots[number][: len(decoded.positions)]
                 yield _block(replace(decoded, images=images), piece, names, labels, classes)

@@ -70,7 +70,7 @@ def open_idx(params: SourceParams) -> ImageSource:
         classes=tuple(str(number) for number in range(largest + 1)),
         count=count,
         shape=(height, width, channels),
-        blocks=lambda: examined(pieces()),
+        blocks=lambda _: examined(pieces()),
     )
 
 

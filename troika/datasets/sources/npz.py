@@ -63,7 +63,7 @@ def open_npz(params: SourceParams) -> ImageSource:
         classes=classes,
         count=len(labels),
         shape=image_shape,
-        blocks=lambda: examined(pieces()),
+        blocks=lambda _: examined(pieces()),
     )
 
 

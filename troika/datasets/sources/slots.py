@@ -1,8 +1,8 @@
 """Pixels from worker processes to the one that parks them: a file of slots that all of them have mapped.
 
-A pipe would copy every pixel four times, half of that in the process that all others wait for. The file lies in
-the folder for temporary files, not in /dev/shm, of which a container has 64 MB. Knows nothing of what the pixels
-show.
+A pipe would copy every pixel four times, half of that in the process that all others wait for. The file lies
+beside what is written in the end, not in /dev/shm, of which a container has 64 MB. Knows nothing of what the
+pixels show.
 """
 
 import os
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,13 +34,13 @@ class Slots:
 
 
 @contextmanager
-def open_slots(count: int, images: int, shape: tuple[int, int, int]) -> Iterator[Slots]:
-    """`count` slots for `images` images each; the file is removed afterwards.
+def open_slots(folder: Path, count: int, images: int, shape: tuple[int, int, int]) -> Iterator[Slots]:
+    """`count` slots for `images` images each, in a file in `folder` that is removed afterwards.
 
     Raises:
         DatasetError: there is no room for it.
     """
-    with tempfile.NamedTemporaryFile(prefix="troika-images-") as file:
+    with tempfile.NamedTemporaryFile(prefix=".slots-", dir=folder) as file:
         slots = Slots(file.name, (count, images, *shape))
         size = int(np.prod(slots.shape))
         try:
@@ -47,8 +48,8 @@ def open_slots(count: int, images: int, shape: tuple[int, int, int]) -> Iterator
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             raise DatasetError(
-                f"reading images by several processes needs {size / 1e6:.0f} MB in {tempfile.gettempdir()}: "
-                f"{error.strerror}; make room there, or set TMPDIR to a folder that has it"
+                f"reading images by several processes needs {size / 1e6:.1f} MB in {folder.parent}: "
+                f"{error.strerror}; make room there, or write elsewhere"
             ) from None
         try:
             yield slots

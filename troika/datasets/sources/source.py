@@ -4,6 +4,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -45,7 +46,8 @@ class ImageSource:
     count: int
     """Images, bad ones included."""
     shape: tuple[int, int, int]
-    blocks: Callable[[], Iterator[Block]]
+    blocks: Callable[[Path], Iterator[Block]]
+    """Given a folder for what lies there only meanwhile."""
     name_of: Callable[[int], str] = "image {}".format
     reopen_in_colour: "Callable[[], ImageSource] | None" = None
     """For a source whose `blocks` may raise ColourFoundError: the same in RGB."""
