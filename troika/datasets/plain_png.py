@@ -55,7 +55,8 @@ def decode_plain_png(content: bytes, size: tuple[int, int], channels: Literal[1,
 
 def _packed_rows(content: bytes) -> bytes | None:
     """The pixels' compressed stream; None unless the file is nothing but known chunks, undamaged, to its end."""
-    view, place, kind, data = memoryview(content), 8, b"IHDR", []
+    view, place, kind = memoryview(content), 8, b"IHDR"
+    data: list[memoryview] = []
     while kind != b"IEND":
         if place + 12 > len(content):
             return None
