@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from troika.datasets.facts import Facts, facts_of
+from troika.datasets.plain_jpeg import decode_plain_jpeg
 from troika.datasets.plain_png import decode_plain_png
 from troika.datasets.problems import Policies
 
@@ -146,7 +147,8 @@ def _decode(path: str, form: Form, mine: list[tuple[str, str]], sizes: list[tupl
             raise _Unusable("unreadable", "a pipe, socket, device or folder, not a file")
         content = _read(path) if about.st_size <= _SMALL_BYTES else None
         if content is not None and form.size[0] * form.size[1] <= form.max_pixels:
-            pixels = decode_plain_png(content, form.size, form.channels)
+            decode_plain = decode_plain_jpeg if content.startswith(b"\xff\xd8") else decode_plain_png
+            pixels = decode_plain(content, form.size, form.channels)
             if pixels is not None:
                 sizes.append(form.size)
                 return pixels
