@@ -64,7 +64,7 @@ format: $(READY) ## Put the code into its standard form
 
 benchmark: $(READY) ## Print the tables that README quotes. ARGS="--mnist FOLDER"
 	@python -m benchmarks.main_job
-	@python -m benchmarks.training
+	@python -m benchmarks.time_to_quality digits
 	@python -m benchmarks.evaluation $(ARGS)
 
 lock: $(READY) ## Write requirements.lock anew from pyproject.toml

@@ -1,4 +1,4 @@
-"""The generator that all servers of benchmarks/serving.py run, and how fast it is without a server."""
+"""The generator that all servers of benchmarks/serving.py run, and how fast it is without; starts none."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Load on a server from wrk, with seeds that never repeat, and what it costs the server's processes."""
+"""Load on a server from wrk, with seeds that never repeat, and what it costs its processes; starts none."""
 
 import re
 import subprocess

@@ -1,6 +1,9 @@
 """Small images of random pixels, as arrays and as files, and a short way to prepare them."""
 
+import io
 import json
+import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +27,18 @@ SECTION = read_sections(REPOSITORY / "params.yaml")["prepare_data"]
 def random_images(count: int, *, channels: int = 1, seed: int = 0, size: tuple[int, int] = (4, 3)) -> Images:
     """`count` different images, by default of 4 x 3 pixels."""
     return np.random.default_rng(seed).integers(0, 256, (count, *size, channels), dtype=np.uint8)
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    """A file's content, as Pillow writes it."""
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Of a PNG, with its right checksum."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def split_up(images: Images, labels: Labels) -> dict[SplitName, Split]:

@@ -121,17 +121,22 @@ def test_the_step_killed_while_reading_or_writing_leaves_nothing_and_its_repeat_
     assert again == prepare(tmp_path / "whole", source).dataset.info
 
 
-def test_a_disk_that_fills_up_meanwhile_is_told_and_leaves_nothing(tmp_path: Path) -> None:
-    """Here the system stops each file at 64 kB, as a quota would; the images are 94 kB."""
-    np.savez(tmp_path / "images.npz", images=random_images(120, size=(28, 28)), labels=np.arange(120) % 2)
-    done = subprocess.run(
-        [sys.executable, "-m", "components.prepare_data", *arguments(tmp_path, tmp_path / "images.npz")],
+def run_with_files_of_at_most(size: int, tmp_path: Path, source: Path) -> subprocess.CompletedProcess[str]:
+    """The step, where the system stops each file at `size` bytes, as a quota would."""
+    return subprocess.run(
+        [sys.executable, "-m", "components.prepare_data", *arguments(tmp_path, source)],
         cwd=REPOSITORY,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (64_000, 64_000)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
         check=False,
         capture_output=True,
         text=True,
     )
+
+
+def test_a_disk_that_fills_up_meanwhile_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    """The images are 94 kB."""
+    np.savez(tmp_path / "images.npz", images=random_images(120, size=(28, 28)), labels=np.arange(120) % 2)
+    done = run_with_files_of_at_most(64_000, tmp_path, tmp_path / "images.npz")
     assert (done.returncode, done.stdout) == (
         1,
         "error: File too large; make room, or give a folder that may be written\n",
@@ -144,14 +149,7 @@ def test_too_little_room_for_what_processes_hand_over_is_told(tmp_path: Path) ->
     if usable_cores() == 1:
         pytest.skip("one core: no process hands anything over")
     write_folder(tmp_path / "images", random_images(520), np.arange(520) % 2)
-    done = subprocess.run(
-        [sys.executable, "-m", "components.prepare_data", *arguments(tmp_path, tmp_path / "images")],
-        cwd=REPOSITORY,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, 8_000)),
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    done = run_with_files_of_at_most(8_000, tmp_path, tmp_path / "images")
     assert done.returncode == 1
     assert done.stdout == (
         f"error: reading images by several processes needs 0.0 MB in {tmp_path / 'out'}: File too large; "

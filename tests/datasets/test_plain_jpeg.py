@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from raw_images import encoded
 
 from troika.datasets.plain_jpeg import decode_plain_jpeg
 
@@ -16,9 +17,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (*SIZE[::-1], 3), dtype=np.uin
 
 
 def jpeg(image: Image.Image, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "jpeg", **options)
-    return file.getvalue()
+    return encoded(image, "JPEG", **options)
 
 
 def picture(mode: str = "RGB") -> Image.Image:
@@ -64,9 +63,8 @@ def named(letters: bytes) -> bytes:
 
 
 def two_pictures() -> bytes:
-    file = io.BytesIO()
-    picture().save(file, "mpo", save_all=True, append_images=[picture().transpose(Image.Transpose.ROTATE_180)])
-    return file.getvalue()
+    other = picture().transpose(Image.Transpose.ROTATE_180)
+    return encoded(picture(), "MPO", save_all=True, append_images=[other])
 
 
 EXIF = Image.Exif()

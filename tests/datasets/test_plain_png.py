@@ -1,9 +1,7 @@
 """Plain PNG files give the pixels that Pillow gives; whatever is unusual or damaged is left to Pillow."""
 
-import io
 import struct
 import zlib
-from typing import Any
 
 import numpy as np
 import pyspng
@@ -11,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
+from raw_images import chunk, encoded
 
 from troika.datasets.plain_png import decode_plain_png
 
@@ -18,18 +17,8 @@ NOISE = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
 SIZE = (7, 9)
 
 
-def png(image: Image.Image, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "png", **options)
-    return file.getvalue()
-
-
 def picture(mode: str = "RGB") -> Image.Image:
     return Image.fromarray(NOISE).convert(mode)
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def with_data(data: bytes, header: bytes = struct.pack(">IIBBBBB", *SIZE, 8, 2, 0, 0, 0)) -> bytes:
@@ -45,7 +34,7 @@ def test_pixels_are_those_of_pillow(width: int, height: int, mode: str, level: i
     # Smooth, so that all five filters of PNG are used.
     small = rng.integers(0, 256, (3, 3, 3), dtype=np.uint8)
     image = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
-    found = decode_plain_png(png(image, compress_level=level), (width, height), 1 if mode == "L" else 3)
+    found = decode_plain_png(encoded(image, compress_level=level), (width, height), 1 if mode == "L" else 3)
     assert found is not None
     assert found.dtype == np.uint8
     assert (found.reshape(np.asarray(image).shape) == np.asarray(image)).all()
@@ -57,12 +46,12 @@ def test_pixels_are_those_of_pillow(width: int, height: int, mode: str, level: i
 
 def test_what_says_nothing_of_pixels_does_not_matter() -> None:
     colours = Image.new("RGB", (1, 1))
-    content = png(picture(), dpi=(72, 72))
+    content = encoded(picture(), dpi=(72, 72))
     assert b"pHYs" in content
     assert decode_plain_png(content, SIZE, 3) is not None
-    gamma = png(picture())[:33] + chunk(b"gAMA", bytes(4)) + png(picture())[33:]
+    gamma = encoded(picture())[:33] + chunk(b"gAMA", bytes(4)) + encoded(picture())[33:]
     assert decode_plain_png(gamma, SIZE, 3) is not None
-    assert decode_plain_png(png(colours), (1, 1), 3) is not None
+    assert decode_plain_png(encoded(colours), (1, 1), 3) is not None
 
 
 def text() -> PngImagePlugin.PngInfo:
@@ -88,55 +77,55 @@ PACKED = zlib.compress(ROWS)
 EXIF = Image.Exif()
 EXIF[274] = 6
 UNUSUAL = {
-    "another size": png(picture().resize((8, 9))),
-    "grey": png(picture("L")),
-    "palette": png(picture("P")),
-    "alpha": png(picture("RGBA")),
-    "one transparent colour": png(picture(), transparency=(1, 2, 3)),
-    "16 bits": png(Image.fromarray(np.zeros((9, 7), np.uint16))),
-    "orientation": png(picture(), exif=EXIF),
-    "text": png(picture(), pnginfo=text()),
-    "animated": png(picture(), save_all=True, append_images=[Image.new("RGB", SIZE)]),
+    "another size": encoded(picture().resize((8, 9))),
+    "grey": encoded(picture("L")),
+    "palette": encoded(picture("P")),
+    "alpha": encoded(picture("RGBA")),
+    "one transparent colour": encoded(picture(), transparency=(1, 2, 3)),
+    "16 bits": encoded(Image.fromarray(np.zeros((9, 7), np.uint16))),
+    "orientation": encoded(picture(), exif=EXIF),
+    "text": encoded(picture(), pnginfo=text()),
+    "animated": encoded(picture(), save_all=True, append_images=[Image.new("RGB", SIZE)]),
     "interlaced": pyspng.encode(NOISE, pyspng.ProgressiveMode.INTERLACED),
     "JPEG": b"\xff\xd8\xff\xe0" + bytes(100),
     "nothing": b"",
-    "cut off": png(picture())[:-20],
-    "cut off in its header": png(picture())[:20],
-    "cut off before its end": png(picture())[:-12],
-    "more after its end": png(picture()) + b"x",
+    "cut off": encoded(picture())[:-20],
+    "cut off in its header": encoded(picture())[:20],
+    "cut off before its end": encoded(picture())[:-12],
+    "more after its end": encoded(picture()) + b"x",
     "no pixels": with_data(b""),
     "too few pixels": with_data(zlib.compress(bytes(9 * 20))),
     "no compressed data": with_data(b"not compressed"),
     "an unknown filter": with_data(zlib.compress((b"\x09" + bytes(21)) * 9)),
     "copies of what was never there": with_data(referring_back()),
-    "pixels in two places": png(picture())[:33]
+    "pixels in two places": encoded(picture())[:33]
     + b"".join(chunk(*one) for one in [(b"IDAT", PACKED[:20]), (b"gAMA", bytes(4)), (b"IDAT", PACKED[20:])])
     + chunk(b"IEND", b""),
     "a wrong checksum of the pixels": with_data(PACKED[:-4] + bytes(4)),
     "no checksum of the pixels": with_data(PACKED[:-4]),
     "one row more": with_data(zlib.compress(ROWS + ROWS[:22])),
     "more after the pixels": with_data(PACKED + b"x"),
-    "a profile": png(picture(), icc_profile=b"profile"),
-    "a short gamma": png(picture())[:33] + chunk(b"gAMA", b"") + png(picture())[33:],
-    "a header twice": png(picture())[:33] + png(picture())[8:],
+    "a profile": encoded(picture(), icc_profile=b"profile"),
+    "a short gamma": encoded(picture())[:33] + chunk(b"gAMA", b"") + encoded(picture())[33:],
+    "a header twice": encoded(picture())[:33] + encoded(picture())[8:],
 }
 
 
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_what_is_unusual_or_damaged_is_left_to_pillow(name: str) -> None:
     assert decode_plain_png(UNUSUAL[name], SIZE, 3) is None
-    assert decode_plain_png(png(picture()), SIZE, 3) is not None, "the control"
+    assert decode_plain_png(encoded(picture()), SIZE, 3) is not None, "the control"
 
 
 def test_pixels_may_come_in_several_chunks() -> None:
     parts = b"".join(chunk(b"IDAT", PACKED[place : place + 20]) for place in range(0, len(PACKED), 20))
-    found = decode_plain_png(png(picture())[:33] + parts + chunk(b"IEND", b""), SIZE, 3)
+    found = decode_plain_png(encoded(picture())[:33] + parts + chunk(b"IEND", b""), SIZE, 3)
     assert found is not None
     assert (found == NOISE).all()
 
 
 def test_no_flipped_byte_goes_unnoticed() -> None:
-    content = png(picture())
+    content = encoded(picture())
     for place in range(len(content)):
         spoiled = bytearray(content)
         spoiled[place] ^= 1

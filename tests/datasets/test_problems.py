@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from raw_images import Made, prepare, prepare_npz, prepare_params, random_images, write_folder
+from raw_images import (
+    Made,
+    chunk,
+    encoded,
+    prepare,
+    prepare_npz,
+    prepare_params,
+    random_images,
+    write_folder,
+)  # fmt: skip
 
 from troika.cli_data import set_version
 from troika.datasets.facts import facts_of
@@ -31,12 +42,6 @@ def picture(mode: str = "RGB", seed: int = 99, size: tuple[int, int] = (SIDE, SI
     return Image.fromarray(random_images(1, channels=3, seed=seed, size=size)[0]).convert(mode)
 
 
-def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
-
-
 def rotated() -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -51,12 +56,6 @@ def transparent() -> bytes:
 
 def deep_rgb() -> bytes:
     """A PNG of 16 bits for each of three channels, which Pillow cannot write."""
-    import struct
-    import zlib
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     rows = b"".join(b"\0" + np.arange(SIDE * 3, dtype=">u2").tobytes() for _ in range(SIDE))
     head = struct.pack(">IIBBBBB", SIDE, SIDE, 16, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")

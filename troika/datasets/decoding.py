@@ -25,7 +25,7 @@ from troika.datasets.problems import Policies
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 _SMALL_BYTES = 2**24
-"""A file of up to so many bytes is read at once: that is a little faster than Pillow's many small reads."""
+"""A file of up to so many bytes is read at once, as the short ways for plain files want it."""
 _EXIF_KEYS = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 _DAMAGED = (
     OSError,

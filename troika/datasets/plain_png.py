@@ -1,4 +1,4 @@
-"""The pixels of a plain PNG file, in less than half of Pillow's time; anything unusual is left to Pillow.
+"""The pixels of a plain PNG file, in little more than half of Pillow's time; anything unusual is left to Pillow.
 
 Plain is what most PNG files are: 8 bits a channel, grey or RGB, one picture, nothing transparent, no
 orientation, no profile, not interlaced, every checksum right, from the first byte to the last. PNG is lossless,
