@@ -24,6 +24,7 @@ from raw_images import (
 )  # fmt: skip
 
 from troika.cli_data import set_version
+from troika.datasets import decoding
 from troika.datasets.facts import facts_of
 from troika.datasets.near_duplicates import Neighbourhood
 from troika.datasets.sources import open_source
@@ -287,6 +288,12 @@ def test_file_names_and_formats_do_not_matter_but_pixels_and_classes_do(tmp_path
 def prepared(folder: Path, images: np.ndarray, labels: np.ndarray, **changes: Any) -> Made:
     prepare_npz(folder, images, labels, **changes)
     return Made(folder)
+
+
+@pytest.mark.parametrize("expected", [0, 3, 5, 9])
+def test_a_file_of_another_size_than_a_moment_ago_is_read_whole(tmp_path: Path, expected: int) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    assert decoding._read(str(tmp_path / "file"), expected) == b"12345"
 
 
 def test_constant_copied_and_contradicted_images_are_left_out(tmp_path: Path) -> None:

@@ -21,11 +21,14 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from troika.datasets.facts import Facts, facts_of
 from troika.datasets.plain_jpeg import decode_plain_jpeg
 from troika.datasets.plain_png import decode_plain_png
+from troika.datasets.plain_webp import decode_plain_webp
 from troika.datasets.problems import Policies
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 _SMALL_BYTES = 2**24
 """A file of up to so many bytes is read at once, as the short ways for plain files want it."""
+_DECODE_PLAIN = {b"\xff\xd8": decode_plain_jpeg, b"\x89P": decode_plain_png, b"RI": decode_plain_webp}
+"""A file's first two bytes -> the short way."""
 _EXIF_KEYS = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 _DAMAGED = (
     OSError,
@@ -145,10 +148,10 @@ def _decode(path: str, form: Form, mine: list[tuple[str, str]], sizes: list[tupl
         if not stat.S_ISREG(about.st_mode):
             # To open a pipe would wait for ever.
             raise _Unusable("unreadable", "a pipe, socket, device or folder, not a file")
-        content = _read(path) if about.st_size <= _SMALL_BYTES else None
+        content = _read(path, about.st_size) if about.st_size <= _SMALL_BYTES else None
         if content is not None and form.size[0] * form.size[1] <= form.max_pixels:
-            decode_plain = decode_plain_jpeg if content.startswith(b"\xff\xd8") else decode_plain_png
-            pixels = decode_plain(content, form.size, form.channels)
+            decode_plain = _DECODE_PLAIN.get(content[:2])
+            pixels = decode_plain(content, form.size, form.channels) if decode_plain else None
             if pixels is not None:
                 sizes.append(form.size)
                 return pixels
@@ -184,9 +187,14 @@ def _decode(path: str, form: Form, mine: list[tuple[str, str]], sizes: list[tupl
     return np.frombuffer(picture.tobytes(), np.uint8).reshape(*picture.size[::-1], form.channels)
 
 
-def _read(path: str) -> bytes:
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - faster
-        return file.read()
+def _read(path: str, size: int) -> bytes:
+    """The whole content of a file that should have so many bytes, by as few calls of the system as can be."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = os.read(file, size + 1)
+    finally:
+        os.close(file)
+    return content if len(content) == size else Path(path).read_bytes()
 
 
 def _is_deep(image: Image.Image) -> bool:
