@@ -8,7 +8,8 @@
 
 Each figure is of a fresh process; what is compared runs in turn. CPU seconds, summed over all processes, say more
 than wall seconds where the machine is shared. Memory is the highest sum of proportional set sizes (PSS) of all
-processes. TROIKA_BENCHMARK_FOLDER says where there is room: 1,000,000 images need 35 GB.
+processes, looked at in one more run of each, as looking takes time; `scale` has one run for both.
+TROIKA_BENCHMARK_FOLDER says where there is room: 1,000,000 images need 35 GB.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -60,11 +61,11 @@ def main() -> None:
                 write_idx(source, count, (64, 64, 3))
             else:
                 write_files(source, count, "jpg")
-            rows = _in_turn(["prepare_data"], source, 1)
+            rows = [_row("prepare_data", "1", _fresh("prepare_data", source, look_at_memory=True))]
         else:
             write_files(source, count, given.files if given.what == "decode" else "png")
             what = {
-                "decode": ["Pillow alone", "prepare_data"],
+                "decode": ["Pillow alone", "decode and write", "prepare_data"],
                 "webdataset": ["webdataset", "prepare_data", "webdataset reads", "prepare_data reads"],
                 "loader": ["prepare_data reads", "r3gan trains"],
             }
@@ -81,6 +82,9 @@ def _in_turn(names: list[str], source: Path, rounds: int) -> list[list[str]]:
             print(f"round {number}: {name}", file=sys.stderr)
             found[name].append(_fresh(name, source))
             rows.append(_row(name, str(number), found[name][-1]))
+    for name in names:
+        print(f"memory: {name}", file=sys.stderr)
+        rows.append(_row(name, "for memory", _fresh(name, source, look_at_memory=True)))
     if rounds > 1:
         for name, each in found.items():
             rows.append(_row(name, "median", {key: statistics.median(f[key] for f in each) for key in each[0]}))
@@ -99,11 +103,12 @@ def _in_turn(names: list[str], source: Path, rounds: int) -> list[list[str]]:
 
 def _row(name: str, number: str, found: Figures) -> list[str]:
     speeds = [f"{found['images'] / found[key]:,.0f}" for key in ("wall", "cpu")]
-    return [name, number, f"{found['wall']:.1f}", f"{found['cpu']:.1f}", f"{found['memory']:.0f}", *speeds]
+    memory = f"{found['memory']:.0f}" if "memory" in found else ""
+    return [name, number, f"{found['wall']:.1f}", f"{found['cpu']:.1f}", memory, *speeds]
 
 
-def _fresh(name: str, source: Path) -> Figures:
-    """In a process of its own, whose memory and that of its children is looked at all the while."""
+def _fresh(name: str, source: Path, *, look_at_memory: bool = False) -> Figures:
+    """In a process of its own; on demand, its memory and that of its children is looked at all the while."""
     command = [sys.executable, "-m", "benchmarks.data", "idx", "--in-process", name, "--source", str(source)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     peak = 0.0
@@ -112,12 +117,12 @@ def _fresh(name: str, source: Path) -> Figures:
         nonlocal peak
         peak = max(peak, tree_bytes(process.pid))
 
-    with _watching(look):
+    with _watching(look) if look_at_memory else nullcontext():
         text, _ = process.communicate()
     if process.returncode:
         sys.exit(f"{name} failed")
     found: Figures = json.loads(text.splitlines()[-1])
-    return {**found, "memory": peak / 1e6}
+    return {**found, "memory": peak / 1e6} if look_at_memory else found
 
 
 def _timed(work: Callable[[], int]) -> Figures:
@@ -183,6 +188,26 @@ def _pillow(source: Path) -> Figures:
     return _timed(work)
 
 
+def _decode_and_write(source: Path) -> Figures:
+    """What `prepare_data` does before its extras: no search for near copies, no DVC hash, no report."""
+    from components.prepare_data import prepare_data
+    from components.step import read_sections, resolve_params
+    from troika.datasets.preparation import prepare
+    from troika.datasets.problems import Findings
+    from troika.datasets.sources import open_source
+
+    changes = {"source": "auto", "path": str(source), "near_duplicate_distance": 0}
+    params = resolve_params(prepare_data, read_sections(Path("params.yaml"))["prepare_data"], changes)
+    with tempfile.TemporaryDirectory(dir=source.parent) as scratch:
+
+        def work() -> int:
+            findings = Findings(params.policies)
+            prepared = prepare(Path(scratch), open_source(params), params, findings, Path("the findings"))
+            return sum(prepared.info.counts.values())
+
+        return _timed(work)
+
+
 def _decode(paths: list[str]) -> int:
     from PIL import Image
 
@@ -206,6 +231,7 @@ def _train(source: Path) -> Figures:
 _IN_PROCESS: dict[str, Callable[[Path], Figures]] = {
     "prepare_data": _prepare,
     "Pillow alone": _pillow,
+    "decode and write": _decode_and_write,
     "prepare_data reads": _read,
     "r3gan trains": _train,
     "webdataset": lambda source: _timed(data_webdataset.packer(source, source.parent / "packed")),
