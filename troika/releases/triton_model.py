@@ -35,13 +35,21 @@ class TritonPythonModel:
         # <bundle>/model_repository/<model> is what Triton calls the model repository.
         bundle = Path(args["model_repository"]).parents[1]
         self._digest = f"sha256:{hashlib.sha256((bundle / 'manifest.json').read_bytes()).hexdigest()}".encode()
+        self._cache = _Cache(int(parameters["cache_bytes"]))
         self._graph: _InProcess | _AnotherModel
         if "graph_model" in parameters:
             self._graph = _AnotherModel(parameters["graph_model"])
         else:
             folder = bundle / "graph_repository" / f"{config['name']}_graph"
             self._graph = _InProcess(folder / args["model_version"] / "model.onnx")
-        self._cache = _Cache(int(parameters["cache_bytes"]))
+            self._run_largest_batch(int(config["max_batch_size"]))
+
+    def _run_largest_batch(self, count: int) -> None:
+        """Now, not while somebody waits, ONNX Runtime takes what memory it will need: all at once.
+
+        Triton's own warm-up does not: its rows are all the same, and that image is made once.
+        """
+        self._images([(seed, 0) for seed in range(count)])
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer every request; a wrong one gets its own error and does not harm those it was batched with.

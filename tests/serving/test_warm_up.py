@@ -1,0 +1,46 @@
+"""A model is warm when it is ready: its graph has run a whole batch. Triton itself is a fake here."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from google.protobuf import json_format, text_format
+from tiny_bundle import expected_images
+from tritonclient.grpc import model_config_pb2
+
+from troika.releases.bundle import Bundle
+
+
+def test_the_largest_batch_has_run_before_anybody_asks(
+    conditional_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[Any] = []
+    run = onnxruntime.InferenceSession.run
+
+    def count(session: Any, names: list[str], feed: dict[str, Any]) -> Any:
+        images = run(session, names, feed)
+        ran.append((feed, images[0]))
+        return images
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", count)
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", SimpleNamespace())
+    (folder,) = (conditional_bundle.folder / "model_repository").iterdir()
+    config = text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    fake_initialize(folder, json_format.MessageToDict(config, preserving_proto_field_name=True))
+
+    ((feed, images),) = ran
+    assert len(np.unique(feed["seed"])) == len(images) == config.max_batch_size > 1
+    assert (images == expected_images(feed["seed"][:, 0].tolist(), [0] * len(images))).all()
+
+
+def fake_initialize(folder: Path, config: dict[str, Any]) -> None:
+    """What Triton does with a model before it calls it ready."""
+    model = runpy.run_path(str(folder / "1" / "model.py"))["TritonPythonModel"]()
+    arguments = {"model_config": json.dumps(config), "model_repository": str(folder), "model_version": "1"}
+    model.initialize(arguments)
