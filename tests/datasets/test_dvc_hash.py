@@ -60,6 +60,24 @@ def test_it_is_what_dvc_add_and_dvc_repro_record(repository: Path, dataset: Data
     assert made["md5"] == before == dvc_hash(repository / "made")
 
 
+def test_names_and_folders_of_all_kinds_are_hashed_as_dvc_does(repository: Path) -> None:
+    folder = repository / "added"
+    for name in ("a", "a.b/c", "a-b/c", "a b/.hidden", "é/ü", "train/x/y/z", "train-x/1", "train.b", ".dot/empty"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name * (name != ".dot/empty"))
+    dvc(repository, "add", "--quiet", "added")
+    (added,) = yaml.safe_load((repository / "added.dvc").read_text())["outs"]
+    assert dvc_hash(folder) == added["md5"]
+
+
+def test_what_cannot_be_read_is_an_error_not_a_hash(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="nowhere is not a folder"):
+        dvc_hash(tmp_path / "nowhere")
+    (tmp_path / "link").symlink_to("nothing")
+    with pytest.raises(FileNotFoundError):
+        dvc_hash(tmp_path)
+
+
 def test_it_changes_with_every_file_and_leaves_nothing_behind(dataset: Dataset, tmp_path: Path) -> None:
     folder = shutil.copytree(dataset.folder, tmp_path / "dataset")
     seen = {dvc_hash(folder)}

@@ -31,12 +31,27 @@ def test_the_largest_batch_has_run_before_anybody_asks(
     monkeypatch.setattr(onnxruntime.InferenceSession, "run", count)
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", SimpleNamespace())
     (folder,) = (conditional_bundle.folder / "model_repository").iterdir()
-    config = text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
-    fake_initialize(folder, json_format.MessageToDict(config, preserving_proto_field_name=True))
+    config = read_config(folder / "config.pbtxt")
+    fake_initialize(folder, config)
 
     ((feed, images),) = ran
-    assert len(np.unique(feed["seed"])) == len(images) == config.max_batch_size > 1
+    assert len(np.unique(feed["seed"])) == len(images) == config["max_batch_size"] > 1
     assert (images == expected_images(feed["seed"][:, 0].tolist(), [0] * len(images))).all()
+
+
+def test_another_model_is_not_asked_before_triton_is_ready(
+    conditional_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", SimpleNamespace())  # nothing to ask by
+    (folder,) = (conditional_bundle.folder / "model_repository").iterdir()
+    config = read_config(folder / "configs" / "onnxruntime.pbtxt")
+    assert "graph_model" in config["parameters"]
+    fake_initialize(folder, config)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    read = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+    return json_format.MessageToDict(read, preserving_proto_field_name=True)
 
 
 def fake_initialize(folder: Path, config: dict[str, Any]) -> None:

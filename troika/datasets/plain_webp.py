@@ -1,9 +1,9 @@
-"""The pixels of a plain WebP file, in half of Pillow's time; anything unusual is left to Pillow.
+"""The pixels of a plain WebP file, if it is small in half of Pillow's time; anything unusual is left to Pillow.
 
 Plain is the simple file format: one lossy (VP8) or lossless (VP8L) picture without transparency, and no room for
-animation, Exif or a profile; whole from the first byte to the last. The package webp has libwebp, as Pillow has,
-so pixels are those of Pillow, which makes a fourth channel of each picture first. Judges nothing: of a file that
-is not plain, decoding.py says what it is and what is to become of it.
+animation, Exif or a profile; nothing behind its chunk. The package webp has libwebp, as Pillow has, so pixels are
+those of Pillow, which makes a fourth channel of each picture first. Judges nothing: of a file that is not plain,
+decoding.py says what it is and what is to become of it.
 
 Source: RFC 9649, sections 2.3 to 2.6, 3.4; RFC 6386, section 9.1.
 """

@@ -28,6 +28,7 @@ def model_config(model: str, spec: Mapping[str, Any], graph_model: str | None = 
         "cache_bytes": CACHE_BYTES,
         **({"graph_model": graph_model} if graph_model else {}),
     }
+    # For the way around the graph: model.py runs a whole batch through the graph itself.
     # Before Triton is ready, one model cannot ask another: with a graph model, that one warms itself up.
     warmup = "" if graph_model else _warmup(batch, {name: of for name, of in inputs.items() if name != "latent"})
     parameters = "\n".join(

@@ -45,11 +45,11 @@ class TritonPythonModel:
             self._run_largest_batch(int(config["max_batch_size"]))
 
     def _run_largest_batch(self, count: int) -> None:
-        """Now, not while somebody waits, ONNX Runtime takes what memory it will need: all at once.
+        """Now, not while somebody waits, ONNX Runtime takes most of the memory that it will need.
 
-        Triton's own warm-up does not: its rows are all the same, and that image is made once.
+        Triton's own warm-up does not make it: its rows are all the same, and that image is made once.
         """
-        self._images([(seed, 0) for seed in range(count)])
+        self._make([(seed, 0) for seed in range(count)])
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer every request; a wrong one gets its own error and does not harm those it was batched with.
@@ -94,20 +94,24 @@ class TritonPythonModel:
         images = {row: self._cache.get(row) for row in rows}
         missing = [row for row, image in images.items() if image is None]
         if missing:
-            seeds = np.full((len(missing), 1), -1, dtype=np.int64)
-            latents = np.zeros((len(missing), self._latent_size), dtype=np.float32)
-            for number, (source, _) in enumerate(missing):
-                if isinstance(source, bytes):
-                    latents[number] = np.frombuffer(source, dtype=np.float32)
-                else:
-                    seeds[number] = source
-            feed = {"seed": seeds, "latent": latents}
-            if self._conditional:
-                feed["label"] = np.array([[label] for _, label in missing], dtype=np.int64)
-            for row, image in zip(missing, self._graph.run(feed), strict=True):
+            for row, image in zip(missing, self._make(missing), strict=True):
                 images[row] = image
                 self._cache.put(row, image)
         return images
+
+    def _make(self, rows: "list[tuple[int | bytes, int]]") -> Any:
+        """Images (N, H, W, C) by one run of the graph."""
+        seeds = np.full((len(rows), 1), -1, dtype=np.int64)
+        latents = np.zeros((len(rows), self._latent_size), dtype=np.float32)
+        for number, (source, _) in enumerate(rows):
+            if isinstance(source, bytes):
+                latents[number] = np.frombuffer(source, dtype=np.float32)
+            else:
+                seeds[number] = source
+        feed = {"seed": seeds, "latent": latents}
+        if self._conditional:
+            feed["label"] = np.array([[label] for _, label in rows], dtype=np.int64)
+        return self._graph.run(feed)
 
     def _answer(self, request: Any, rows: "list[tuple[int | bytes, int]]", images: Any) -> Any:
         asked = request.requested_output_names()
