@@ -114,5 +114,6 @@ def write_folder(
     for index, (image, label) in enumerate(zip(images, labels, strict=True)):
         folder = root / classes[label]
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(folder / f"{index:04}.{suffix}")
+        picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+        picture.save(folder / f"{index:04}.{suffix}", lossless=True)  # which WebP alone asks for
     return root

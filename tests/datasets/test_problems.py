@@ -272,11 +272,13 @@ def test_one_image_in_colour_among_grey_ones_makes_all_rgb(tmp_path: Path) -> No
     assert prepare(tmp_path / "three", root, colour="grey").dataset.info.shape == (SIDE, SIDE, 1)
 
 
-def test_file_names_and_formats_do_not_matter_but_pixels_and_classes_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["bmp", "webp"])
+def test_file_names_and_formats_do_not_matter_but_pixels_and_classes_do(tmp_path: Path, suffix: str) -> None:
     images, labels = random_images(60, channels=3, size=(8, 8)), np.arange(60) % 2
     order = np.random.default_rng(1).permutation(60)
     one = prepare(tmp_path / "1", write_folder(tmp_path / "x" / "set", images, labels)).dataset
-    two = prepare(tmp_path / "2", write_folder(tmp_path / "y" / "set", images[order], labels[order], suffix="bmp"))
+    same = write_folder(tmp_path / "y" / "set", images[order], labels[order], suffix=suffix)
+    two = prepare(tmp_path / "2", same)
     assert two.dataset.info == one.info
     other = prepare(tmp_path / "3", write_folder(tmp_path / "z" / "set", images, labels, "bcdefghijk")).dataset
     assert other.info.content_hash != one.info.content_hash
@@ -294,6 +296,14 @@ def prepared(folder: Path, images: np.ndarray, labels: np.ndarray, **changes: An
 def test_a_file_of_another_size_than_a_moment_ago_is_read_whole(tmp_path: Path, expected: int) -> None:
     (tmp_path / "file").write_bytes(b"12345")
     assert decoding._read(str(tmp_path / "file"), expected) == b"12345"
+
+
+def test_grey_pictures_saved_as_webp_are_grey_if_asked_for(tmp_path: Path) -> None:
+    images, labels = random_images(60, size=(8, 8)), np.arange(60) % 2
+    grey = prepare(tmp_path / "1", write_folder(tmp_path / "png" / "set", images, labels)).dataset
+    source = write_folder(tmp_path / "webp" / "set", images, labels, suffix="webp")
+    assert prepare(tmp_path / "2", source, colour="grey").dataset.info == grey.info
+    assert prepare(tmp_path / "3", source).dataset.info.shape == (8, 8, 3)
 
 
 def test_constant_copied_and_contradicted_images_are_left_out(tmp_path: Path) -> None:
