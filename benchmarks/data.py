@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -155,12 +156,19 @@ def _watching(look: Callable[[], None]) -> Iterator[None]:
         watcher.join()
 
 
-def _prepare(source: Path) -> Figures:
+def _params(source: Path, **changes: Any) -> Any:
+    """Those of params.yaml, for this source."""
     from components.prepare_data import prepare_data
     from components.step import read_sections, resolve_params
 
-    changes = {"source": "auto", "path": str(source)}
-    params = resolve_params(prepare_data, read_sections(Path("params.yaml"))["prepare_data"], changes)
+    section = read_sections(Path("params.yaml"))["prepare_data"]
+    return resolve_params(prepare_data, section, {"source": "auto", "path": str(source), **changes})
+
+
+def _prepare(source: Path) -> Figures:
+    from components.prepare_data import prepare_data
+
+    params = _params(source)
     with tempfile.TemporaryDirectory(dir=source.parent) as scratch:
         out = Path(scratch)
 
@@ -190,14 +198,11 @@ def _pillow(source: Path) -> Figures:
 
 def _decode_and_write(source: Path) -> Figures:
     """What `prepare_data` does before its extras: no search for near copies, no DVC hash, no report."""
-    from components.prepare_data import prepare_data
-    from components.step import read_sections, resolve_params
     from troika.datasets.preparation import prepare
     from troika.datasets.problems import Findings
     from troika.datasets.sources import open_source
 
-    changes = {"source": "auto", "path": str(source), "near_duplicate_distance": 0}
-    params = resolve_params(prepare_data, read_sections(Path("params.yaml"))["prepare_data"], changes)
+    params = _params(source, near_duplicate_distance=0)
     with tempfile.TemporaryDirectory(dir=source.parent) as scratch:
 
         def work() -> int:

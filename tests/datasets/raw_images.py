@@ -29,6 +29,12 @@ def random_images(count: int, *, channels: int = 1, seed: int = 0, size: tuple[i
     return np.random.default_rng(seed).integers(0, 256, (count, *size, channels), dtype=np.uint8)
 
 
+def smooth_picture(width: int, height: int, seed: int) -> Image.Image:
+    """In colour, smooth as photographs are; the seed decides how smooth, too."""
+    small = np.random.default_rng(seed).integers(0, 256, (seed % 9 + 1, 5, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
 def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
     """A file's content, as Pillow writes it."""
     file = io.BytesIO()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from raw_images import encoded
+from raw_images import encoded, smooth_picture
 
 from troika.datasets.plain_jpeg import decode_plain_jpeg
 
@@ -35,10 +35,12 @@ FRAME = PLAIN.index(b"\xff\xc0")
 def test_pixels_are_those_of_pillow(
     width: int, height: int, mode: str, quality: int, sampling: int, progressive: bool, restart: int, seed: int
 ) -> None:
-    small = np.random.default_rng(seed).integers(0, 256, (seed % 9 + 1, 5, 3), dtype=np.uint8)
-    image = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
     content = jpeg(
-        image, quality=quality, subsampling=sampling, progressive=progressive, restart_marker_blocks=restart
+        smooth_picture(width, height, seed).convert(mode),
+        quality=quality,
+        subsampling=sampling,
+        progressive=progressive,
+        restart_marker_blocks=restart,
     )
     found = decode_plain_jpeg(content, (width, height), 1 if mode == "L" else 3)
     expected = np.asarray(Image.open(io.BytesIO(content)))
