@@ -163,11 +163,13 @@ class BatchNormalization(keras.layers.Layer):  # type: ignore[misc]
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Make the variables, (C,) each."""
         features = (input_shape[-1],)
-        self.gamma = self.add_weight(features, "ones", "float32", name="gamma")
-        self.beta = self.add_weight(features, "zeros", "float32", name="beta")
-        self.moving_mean = self.add_weight(features, "zeros", "float32", trainable=False, name="moving_mean")
+        self.gamma = self.add_weight(features, "ones", "float32", autocast=False, name="gamma")
+        self.beta = self.add_weight(features, "zeros", "float32", autocast=False, name="beta")
+        self.moving_mean = self.add_weight(
+            features, "zeros", "float32", trainable=False, autocast=False, name="moving_mean"
+        )
         self.moving_variance = self.add_weight(
-            features, "ones", "float32", trainable=False, name="moving_variance"
+            features, "ones", "float32", trainable=False, autocast=False, name="moving_variance"
         )
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
