@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ from safetensors.numpy import load_file
 from tiny_steps import Paths, run_quietly, write_params
 
 
-def trained(made: Paths, folder: Path, processes: int, batch_size: int = 16) -> Path:
+def trained(made: Paths, folder: Path, processes: int, batch_size: int = 16, **changes: Any) -> Path:
     folder.mkdir()
-    train = {"processes": processes, "steps": 50, "batch_size": batch_size, "device": "cpu"}
+    train = {"processes": processes, "steps": 50, "batch_size": batch_size, "device": "cpu", **changes}
     status, printed = run_quietly(
         "train", "--dataset", made.dataset, "--checkpoint", folder / "checkpoint",
         # All that dvc.yaml and pods ask for: torchrun must not take an option for one of its own.
@@ -42,3 +43,12 @@ def test_two_processes_share_one_global_batch(made: Paths, tmp_path: Path) -> No
     # The control: half of the batch alone gives another model.
     half = trained(made, tmp_path / "half", 1, batch_size=8)
     assert np.abs(weights(half) - weights(one)).max() > 10 * apart
+
+
+def test_each_process_drops_and_mixes_its_own_share(made: Paths, tmp_path: Path) -> None:
+    """Random numbers of the whole batch: of dropout, and of where WGAN-GP looks."""
+    network = {"kind": "convolutional", "channels": 4, "max_channels": 8, "hidden_size": 8, "dropout": 0.5}
+    changes = {"presets": {"r3gan": {"network": network, "loss": "wasserstein", "penalty": "wgan_gp"}}}
+    one, two = (trained(made, tmp_path / f"{number}", number, **changes) for number in (1, 2))
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+    assert np.abs(weights(two) - weights(one)).max() < 1e-3

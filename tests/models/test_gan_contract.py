@@ -197,7 +197,7 @@ def test_the_moving_average_follows_its_formula(digits: Dataset, framework: str,
         }
 
 
-LINEAR = {"network": {"discriminator_widths": []}, "penalty_gamma_start": 1.0}
+LINEAR = {"network": {"discriminator_widths": []}, "penalty_gamma_start": 1.0, "updates": "alternating"}
 """A discriminator w x + b: its gradient is w at every image."""
 
 

@@ -157,13 +157,15 @@ def both(digits: Dataset, preset: str, machine: Machine, **changes: Any) -> Iter
         yield backends
 
 
+PENALISED = {"updates": "alternating", "penalty_gamma_start": 1.0}
 STEPS: dict[str, tuple[str, dict[str, Any]]] = {
     # Those of the article drop the same three tenths in both.
     "article": ("article", {"l2": 0.01}),
     "dcgan": ("dcgan", {}),
     "r3gan": ("r3gan", {"network": {"dropout": 0.25}}),
-    "article with r1": ("article", {"penalty": "r1", "penalty_gamma_start": 1.0}),
-    "article with r2": ("article", {"penalty": "r2", "penalty_gamma_start": 1.0}),
+    "article, alternating": ("article", {"updates": "alternating"}),
+    "article with r1": ("article", PENALISED | {"penalty": "r1"}),
+    "article with r2": ("article", PENALISED | {"penalty": "r2"}),
     "r3gan with wgan_gp": ("r3gan", {"network": {"dropout": 0.25}, "penalty": "wgan_gp", "loss": "wasserstein"}),
 }
 
@@ -227,15 +229,18 @@ def test_xla_makes_the_same_steps(digits: Dataset) -> None:
     assert [choose_xla("auto", steps) for steps in (100, 10_000)] == [False, True]
 
 
-def test_bfloat16_passes_keep_float32_weights_and_nearly_the_same_figures(digits: Dataset) -> None:
+@pytest.mark.parametrize("preset", SMALL_PRESETS)
+def test_bfloat16_passes_keep_float32_weights_and_nearly_the_same_figures(digits: Dataset, preset: str) -> None:
     """What a GPU does by default, on a CPU."""
     rows = []
     for precision in ("float32", "bfloat16"):
-        settings = small_settings("r3gan")
-        spec = twin().describe(digits, "r3gan", settings)
+        settings = small_settings(preset)
+        weight = 0.5 if settings.penalty != "none" else 0.0
+        latents = latents_of_step(0, 0, 16, settings.latent_size)
+        spec = twin().describe(digits, preset, settings)
         machine = Machine(device="cpu", precision=precision, compile="off")  # type: ignore[arg-type]
         with twin().open_backend(digits, spec, settings, SCHEDULE, machine) as backend:
-            backend.step(0, np.arange(16), latents_of_step(0, 0, 16, 7), Hyper(0.002, 0.5, 0.9, 0.5, 0.8))
+            backend.step(0, np.arange(16), latents, Hyper(0.002, 0.5, 0.9, weight, 0.8))
             rows.append(backend.figures()[0])
             assert all(value.dtype == np.float32 for value in backend.state().values())
     assert not np.array_equal(rows[0], rows[1])

@@ -62,7 +62,8 @@ class Machine:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of passes through the networks; weights are float32. `auto`: bfloat16 on a GPU that has it, else float32."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Whether the framework compiles the step first. `auto`: where that has been measured to pay."""
+    """Whether the framework compiles the step first (TensorFlow: XLA), or records it (PyTorch on a GPU: CUDA
+    graphs). `auto`: where that has been measured to pay."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Needs:
     device: str
     precision: str
     compiled: bool
-    """Whether the framework compiles the step."""
+    """Whether the framework compiles or records the step."""
     processes: int
     parameters: dict[str, int]
     """Network -> trained numbers."""

@@ -108,7 +108,8 @@ class GAN(GenerativeModel):
         check_schedule(schedule, processes)
         choice = cls.choose(dataset, schedule, machine)
         pass_bytes = 2 if choice.precision == "bfloat16" else 4
-        memory = memory_of(settings, spec, schedule, processes=processes, pass_bytes=pass_bytes)
+        recorded = choice.compiled and cls.framework == "pytorch"
+        memory = memory_of(settings, spec, schedule, processes=processes, pass_bytes=pass_bytes, recorded=recorded)
         memory["images"] = choice.image_bytes
         parameters = parameters_of(settings, spec)
         return Needs(choice.device, choice.precision, choice.compiled, processes, parameters, memory)

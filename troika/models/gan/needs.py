@@ -23,7 +23,13 @@ def parameters_of(settings: GANSettings, spec: ModelSpec) -> dict[str, int]:
 
 
 def memory_of(
-    settings: GANSettings, spec: ModelSpec, schedule: Schedule, *, processes: int, pass_bytes: int
+    settings: GANSettings,
+    spec: ModelSpec,
+    schedule: Schedule,
+    *,
+    processes: int,
+    pass_bytes: int,
+    recorded: bool = False,
 ) -> dict[str, int]:
     """What for -> bytes in each process, on its device; the images are the framework's to count.
 
@@ -37,6 +43,7 @@ def memory_of(
         schedule: batch size.
         processes: that share a batch.
         pass_bytes: of one number in a pass: 4, or 2 of bfloat16.
+        recorded: as CUDA graphs, which keep their gradients; those with a penalty are graphs of their own.
     """
     generator, discriminator = plan_generator(settings, spec), plan_discriminator(settings, spec)
     height, width, channels = spec.image_shape
@@ -53,9 +60,10 @@ def memory_of(
     kept = prod(images) + count_activations(generator, (1,)) + judged + passing
 
     trained = parameters_of(settings, spec)
+    kept_gradients = sum(trained.values()) * (2 if penalised and settings.penalty_every > 1 else 1)
     return {
         "weights": FLOAT32 * (2 * trained["generator"] + trained["discriminator"]),  # and the moving average
-        "gradients": FLOAT32 * max(trained.values()),  # the networks take turns
+        "gradients": FLOAT32 * (kept_gradients if recorded else max(trained.values())),  # else networks take turns
         "optimiser": FLOAT32 * 2 * sum(trained.values()),
         "activations": pass_bytes * batch * kept,
     }

@@ -1,14 +1,12 @@
 """One step of GAN training in PyTorch: discriminator, generator, moving average.
 
 What makes it fast: Adam's fused kernel, channels-last from 28 pixels on, no gradient that nobody needs, dropout's
-bits from numpy on a CPU, nothing read back from the device. bfloat16 passes on a GPU, which no GPU has run yet.
-Nothing is compiled, nor captured as a CUDA graph.
+bits from numpy on a CPU; on a GPU passes recorded as CUDA graphs, and nothing read back from it between reports.
 """
-
-import logging
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from troika.datasets.contract import Dataset
@@ -19,36 +17,26 @@ from troika.models.gan.figures import ABSENT, FIGURES, REPORT_EVERY, Rows, notes
 from troika.models.gan.layers import Weights, draw_weights
 from troika.models.gan.networks import normalises_batches, plan_discriminator, plan_generator
 from troika.models.gan.pytorch_data import Feed
-from troika.models.gan.pytorch_losses import (
-    LOSSES,
-    mix,
-    one_centred_penalty,
-    squared_gradients,
-    zero_centred_penalty,
-)
-from troika.models.gan.pytorch_networks import (
-    Bits,
-    Discriminator,
-    Generator,
-    get_weights,
-    named_tensors,
-    put_weights,
-)
+from troika.models.gan.pytorch_graphs import Launch, Launcher
+from troika.models.gan.pytorch_inputs import Field, Inputs
+from troika.models.gan.pytorch_losses import LOSSES
+from troika.models.gan.pytorch_networks import Discriminator, Generator, get_weights, named_tensors, put_weights
 from troika.models.gan.pytorch_optimizer import Adam
+from troika.models.gan.pytorch_passes import Passes
 from troika.models.gan.pytorch_team import Together
 from troika.models.gan.saved_state import Tensors
 from troika.models.gan.schedules import Hyper
 from troika.models.gan.settings import GANSettings
+from troika.models.gan.updates import passes_of
 
 _SAMPLE_BATCH = 512
 _CHANNELS_LAST_FROM = 28
 """Pixels; below, a CPU is a little faster without."""
-_log = logging.getLogger(__name__)
-_COLUMN = {name: index for index, name in enumerate(FIGURES)}
+_NONE = np.empty(0, np.float32)
 
 
 class PyTorchBackend:
-    """See Backend. `precision` is that of passes; weights and optimisers are float32."""
+    """See Backend. `precision` is that of passes; weights and optimisers are float32. `record`: CUDA graphs."""
 
     def __init__(
         self,
@@ -59,14 +47,15 @@ class PyTorchBackend:
         device: torch.device,
         precision: torch.dtype,
         team: Alone | Together,
+        *,
+        record: bool = False,
     ) -> None:
         self.team = team
         self._spec, self._settings, self._schedule = spec, settings, schedule
-        self._device, self._precision = device, precision
+        self._device = device
 
         # Networks, with weights that depend on the seed alone; what is kept is a moving average.
         generator, discriminator = plan_generator(settings, spec), plan_discriminator(settings, spec)
-        self._apart = normalises_batches(discriminator) or settings.penalty in ("r1", "r2")
         large = spec.image_shape[0] >= _CHANNELS_LAST_FROM
         layout = torch.channels_last if device.type == "cuda" or large else torch.contiguous_format
         self._generator = Generator(generator, spec.num_classes, settings.label_scale)
@@ -84,27 +73,50 @@ class PyTorchBackend:
         self._averaged = _pairs(self._average, self._generator)
         self._average_is_behind = False
 
+        # The way from a batch to gradients.
+        size = schedule.batch_size // team.size
+        self._share = slice(team.rank * size, (team.rank + 1) * size)
         self.feed = Feed(dataset.train, device, layout)
-        self._loss = LOSSES[settings.loss]
+        mixed = (size if settings.penalty == "wgan_gp" else 0,)
+        fields: dict[str, Field] = {
+            **self.feed.fields(size),
+            "latents": ((size, spec.latent_size), np.float32),
+            "penalty_weight": ((), np.float64),
+            "shares": (mixed, np.float32),
+        }
+        self._inputs = Inputs(device, fields)
+        self._passes = Passes(
+            settings,
+            self.feed,
+            self._inputs,
+            (self._generator_adam, self._discriminator_adam),
+            (self._generator, self._discriminator),
+            precision,
+            apart=normalises_batches(discriminator) or settings.penalty in ("r1", "r2"),
+        )
+        self._launcher = Launcher(self._passes, record=record)
+
         self._figures = torch.zeros(REPORT_EVERY, len(FIGURES), device=device)
-        self._absent = torch.tensor(ABSENT, device=device)
+        self._absent = dict.fromkeys(FIGURES, torch.tensor(ABSENT, device=device))
 
     # -- one step --------------------------------------------------------------------------------------------
 
     def step(self, number: int, indices: Indices, latents: Latents, hyper: Hyper) -> None:
         """See Backend."""
-        # This step's data, and what its dropout drops.
-        real, classes = self.feed(indices)
-        bits = self._draw_bits(number, len(indices))
-        labels = classes if self._spec.conditional else None
-        drawn = torch.from_numpy(latents).to(self._device, non_blocking=True)
-        noted = dict.fromkeys(FIGURES, self._absent)
+        # This step's data and numbers, and what its dropout drops.
+        self._inputs.put(
+            **self.feed.arrays(indices),
+            latents=latents,
+            penalty_weight=np.array(hyper.penalty_weight),
+            shares=self._shares(number),
+        )
+        discriminate, generate = self._launcher.of(penalised=hyper.penalty_weight > 0)
+        self._choose_dropped(number)
 
-        # Both networks' passes may run in half the precision; losses and weights do not.
-        with torch.autocast(self._device.type, self._precision, enabled=self._precision != torch.float32):
-            fake = self._generator(drawn, labels)
-            noted |= self._improve_discriminator(number, real, fake.detach(), labels, bits, hyper)
-            noted |= self._improve_generator(number, real, fake, labels, bits, hyper)
+        # Each network learns from the other: first the discriminator, then the generator.
+        noted = self._absent.copy()
+        noted |= self._improve("discriminator", discriminate, self._discriminator_adam, number, hyper)
+        noted |= self._improve("generator", generate, self._generator_adam, number, hyper)
 
         # What is kept is not the generator but a moving average of it.
         self._average_is_behind = hyper.average_decay == 0
@@ -112,87 +124,35 @@ class PyTorchBackend:
             self._follow(hyper.average_decay)
         torch.stack([noted[name] for name in FIGURES], out=self._figures[number % REPORT_EVERY])
 
-    def _improve_discriminator(
-        self, number: int, real: Tensor, fake: Tensor, labels: Tensor | None, bits: list[Bits] | None, hyper: Hyper
-    ) -> dict[str, Tensor]:
-        weight, penalty = hyper.penalty_weight, self._settings.penalty
-        noted: dict[str, Tensor] = {}
-        at_images = weight > 0 and penalty in ("r1", "r2", "r1_r2")
-        of_real, of_fake = bits[:2] if bits else (None, None)
-        if self._apart:
-            real_scores = self._discriminator(real.requires_grad_(at_images and penalty == "r1"), labels, of_real)
-            fake_scores = self._discriminator(fake.requires_grad_(at_images and penalty == "r2"), labels, of_fake)
-        else:
-            # Both halves in one pass.
-            images = torch.cat([real, fake]).requires_grad_(at_images)
-            twice = None if labels is None else torch.cat([labels, labels])
-            scores = self._discriminator(images, twice, np.concatenate(bits[:2]) if bits else None)
-            real_scores, fake_scores = scores.chunk(2)
-        loss = self._loss.discriminator(real_scores, fake_scores)
-        noted["discriminator_loss"] = loss
-        noted["score_real"], noted["score_fake"] = real_scores.mean(), fake_scores.mean()
-
-        # The gradient penalty, at every k-th step, k times as strong.
-        total = loss
-        if at_images and penalty == "r1_r2":
-            at_real, at_fake = squared_gradients(scores, images).chunk(2)
-            noted["penalty_r1"], noted["penalty_r2"] = zero_centred_penalty(at_real), zero_centred_penalty(at_fake)
-            total = total + weight * (noted["penalty_r1"] + noted["penalty_r2"])
-        elif at_images:
-            at, scores = (real, real_scores) if penalty == "r1" else (fake, fake_scores)
-            noted[f"penalty_{penalty}"] = zero_centred_penalty(squared_gradients(scores, at))
-            total = total + weight * noted[f"penalty_{penalty}"]
-        elif weight > 0:
-            mixed = mix(real, fake, self._shares(number, len(real))).requires_grad_()
-            squares = squared_gradients(self._discriminator(mixed, labels, of_real), mixed)
-            noted["penalty_wgan_gp"] = one_centred_penalty(squares)
-            total = total + weight * noted["penalty_wgan_gp"]
-
-        norm = self._descend(self._discriminator_adam, total, hyper, notes_gradients(number))
-        return {name: value.detach() for name, value in noted.items()} | _named("discriminator", norm)
-
-    def _improve_generator(
-        self, number: int, real: Tensor, fake: Tensor, labels: Tensor | None, bits: list[Bits] | None, hyper: Hyper
-    ) -> dict[str, Tensor]:
-        """By the same images, judged by the discriminator as it is now."""
-        real_scores = self._absent
-        if self._loss.compares_pairs:
-            with torch.no_grad():
-                real_scores = self._discriminator(real, labels, bits[3] if bits else None)
-        fake_scores = self._discriminator(fake, labels, bits[2] if bits else None)
-        loss = self._loss.generator(real_scores, fake_scores)
-        norm = self._descend(self._generator_adam, loss, hyper, notes_gradients(number))
-        return {"generator_loss": loss.detach()} | _named("generator", norm)
-
-    def _descend(self, optimizer: Adam, loss: Tensor, hyper: Hyper, with_norm: bool) -> Tensor | None:
-        """One step of the optimiser; the length of the gradient if it is asked for."""
-        gradients = optimizer.gradients(loss)
+    def _improve(self, name: str, launch: Launch, optimizer: Adam, number: int, hyper: Hyper) -> dict[str, Tensor]:
+        """A pass, and one step of the optimiser along its gradients; what was noted down."""
+        noted, gradients = launch()
         if isinstance(self.team, Together):
             self.team.average_gradients(gradients)
         optimizer.apply(gradients, hyper)
-        return torch.nn.utils.get_total_norm(gradients) if with_norm else None
+        if notes_gradients(number):
+            return noted | {f"{name}_gradient_norm": torch.nn.utils.get_total_norm(gradients)}
+        return noted
 
-    def _draw_bits(self, number: int, count: int) -> list[Bits] | None:
-        """The share of dropout's bits that is for this process.
+    def _shares(self, number: int) -> NDArray[np.float32]:
+        """Of the whole batch, those of this process, where the penalty looks at mixtures."""
+        if self._settings.penalty != "wgan_gp":
+            return _NONE
+        return shares_of_step(self._schedule.seed, number, self._schedule.batch_size)[self._share]
 
-        For the discriminator's step at real and generated images, then for the generator's at generated and, if
-        its loss compares pairs, real ones. None on a GPU, which draws its own, and where nothing is dropped.
+    def _choose_dropped(self, number: int) -> None:
+        """By this step's random numbers; a GPU draws its own.
+
+        For the discriminator's step at real and generated images, then, if they are judged again, for the
+        generator's at generated and, if its loss compares pairs, real ones.
         """
         widths = self._discriminator.dropout_widths
-        if self._device.type != "cpu":
-            torch.manual_seed(derive_seed(self._schedule.seed, f"process {self.team.rank} step", number))
-            return None
-        if not widths:
-            return None
-        passes, start = 4 if self._loss.compares_pairs else 3, self.team.rank * count
-        bits = dropout_bits(self._schedule.seed, number, passes, self._schedule.batch_size, sum(widths))
-        return list(bits[:, start : start + count])
-
-    def _shares(self, number: int, count: int) -> Tensor:
-        """Of the whole batch, those of this process."""
-        start = self.team.rank * count
-        shares = shares_of_step(self._schedule.seed, number, self._schedule.batch_size)[start : start + count]
-        return torch.from_numpy(shares).to(self._device)
+        if widths and self._device.type == "cuda":
+            torch.cuda.manual_seed(derive_seed(self._schedule.seed, f"process {self.team.rank} step", number))
+        elif widths:
+            passes = passes_of(self._settings, compares_pairs=LOSSES[self._settings.loss].compares_pairs)
+            bits = dropout_bits(self._schedule.seed, number, passes, self._schedule.batch_size, sum(widths))
+            self._passes.bits = list(bits[:, self._share])
 
     def _catch_up(self) -> None:
         """Where nothing is averaged, the generator is copied when somebody looks, not at every step."""
@@ -273,7 +233,3 @@ def _pairs(average: nn.Module, network: nn.Module) -> tuple[list[Tensor], ...]:
         lists[first].append(old[name])
         lists[first + 1].append(new[name])
     return lists
-
-
-def _named(network: str, norm: Tensor | None) -> dict[str, Tensor]:
-    return {} if norm is None else {f"{network}_gradient_norm": norm.detach()}

@@ -3,7 +3,7 @@
 import copy
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import ClassVar
 
@@ -50,14 +50,13 @@ class PyTorchGAN(GAN):
     @classmethod
     def choose(cls, dataset: Dataset, schedule: Schedule, machine: Machine) -> Choice:
         """See GAN."""
-        if machine.compile == "on":
-            raise ParameterError("compile: on is for tensorflow; PyTorch's step is not compiled, say auto or off")
         device = choose_device(machine.device)
         precision = str(choose_precision(machine.precision, device)).removeprefix("torch.")
         kept = image_bytes(dataset.train)
         if not stays(dataset.train, device):
-            kept = kept * 2 * schedule.batch_size // len(dataset.train)  # one in use, one read ahead
-        return Choice(device.type, precision, compiled=False, image_bytes=kept)
+            batches = 1 if device.type == "cuda" else 2  # one in use, one read ahead, in the host's memory
+            kept = kept * batches * schedule.batch_size // len(dataset.train)
+        return Choice(device.type, precision, records_passes(machine.compile, device), kept)
 
     @classmethod
     @contextmanager
@@ -65,18 +64,18 @@ class PyTorchGAN(GAN):
         cls, dataset: Dataset, spec: ModelSpec, settings: GANSettings, schedule: Schedule, machine: Machine
     ) -> Iterator[Backend]:
         """See GAN."""
-        if machine.compile == "on":
-            raise ParameterError("compile: on is for tensorflow; PyTorch's step is not compiled, say auto or off")
         device = choose_device(machine.device)
         precision = choose_precision(machine.precision, device)
         # The caller's random state and threads are as before afterwards; cuDNN is held to repeatable kernels.
         with (
+            _current(device),
             torch.random.fork_rng([device] if device.type == "cuda" else []),
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
             few_threads(),
             join_team(device) as team,
         ):
-            backend = PyTorchBackend(dataset, spec, settings, schedule, device, precision, team)
+            record = records_passes(machine.compile, device)
+            backend = PyTorchBackend(dataset, spec, settings, schedule, device, precision, team, record=record)
             try:
                 yield backend
             finally:
@@ -128,8 +127,27 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
+def _current(device: torch.device) -> AbstractContextManager[None]:
+    """Inside the block CUDA's new streams, events and random numbers are that GPU's, not those of the first."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
     """`auto`: bfloat16 on a GPU that computes in it, else float32."""
     if wanted == "auto":
         wanted = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
     return torch.bfloat16 if wanted == "bfloat16" else torch.float32
+
+
+def records_passes(wanted: str, device: torch.device) -> bool:
+    """Whether passes become CUDA graphs: on a GPU, but with `off`.
+
+    Raises:
+        ParameterError: `on`, and there is no GPU to record them for.
+    """
+    if wanted == "on" and device.type != "cuda":
+        raise ParameterError(
+            "compile: on is for tensorflow, or for pytorch on a GPU; PyTorch's step on a CPU is slower compiled, "
+            "say auto or off"
+        )
+    return device.type == "cuda" and wanted != "off"

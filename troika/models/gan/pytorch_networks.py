@@ -6,9 +6,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
 
 from troika.models.gan import layers as plan
 from troika.models.gan.layers import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, SLOPE, Layer, Layers, Weights
+from troika.models.gan.pytorch_convolution import Convolution
 
 Bits = NDArray[np.uint16]
 
@@ -39,19 +41,64 @@ class Discriminator(nn.Module):
         super().__init__()
         self.body = build(layers)
         height, width, channels = image_shape
-        self.dropout_widths = plan.dropout_widths(layers, (channels, height, width))
+        self._image_shape = channels, height, width
+        self.dropout_widths = plan.dropout_widths(layers, self._image_shape)
         self._dropouts = [layer for layer in self.body if isinstance(layer, Dropout)]
+        self._first = next(n for n, layer in enumerate(self.body) if isinstance(layer, nn.Linear | nn.Conv2d))
+        self._first_outputs: Tensor | None = None
+        self._convolutions = [layer for layer in self.modules() if isinstance(layer, Convolution)]
 
-    def forward(self, images: Tensor, labels: Tensor | None, bits: Bits | None = None) -> Tensor:
-        """Shapes: see the class. `bits` (N, all dropout widths) decide what is dropped; None: PyTorch does."""
+    def forward(
+        self,
+        images: Tensor,
+        labels: Tensor | None,
+        bits: Bits | None = None,
+        *,
+        penalised: bool = False,
+        keep_first: bool = False,
+    ) -> Tensor:
+        """Shapes: see the class.
+
+        Args:
+            images: in -1..1.
+            labels: None where it is unconditional.
+            bits: (N, all dropout widths) decide what is dropped; None: PyTorch does.
+            penalised: the gradient at the images will be differentiated again.
+            keep_first: for `take_first_outputs`.
+        """
+        for convolution in self._convolutions:
+            convolution.twice = penalised and images.is_cuda
         start = 0
-        for layer, width in zip(self._dropouts, self.dropout_widths, strict=True):
-            layer.bits = None if bits is None else bits[:, start : start + width]
+        for dropout, width in zip(self._dropouts, self.dropout_widths, strict=True):
+            dropout.bits = None if bits is None else bits[:, start : start + width]
             start += width
-        scores: Tensor = self.body(images).float()
+        x = images
+        for number, layer in enumerate(self.body):
+            x = layer(x)
+            if keep_first and number == self._first:
+                self._first_outputs = x
+        scores = x.float()
         if labels is None:
             return scores.squeeze(1)
         return scores.gather(1, labels[:, None]).squeeze(1)
+
+    def take_first_outputs(self) -> Tensor:
+        """Those of the first layer with weights (N, ...), of the last pass, which was to keep them."""
+        outputs, self._first_outputs = self._first_outputs, None
+        assert outputs is not None  # noqa: S101 - a pass that kept them comes first
+        return outputs
+
+    @torch.no_grad()
+    def slopes_at_images(self, slopes: Tensor) -> Tensor:
+        """The gradient at the images (N, C, H, W) from that at the first layer's outputs (N, ...)."""
+        layer, shape = self.body[self._first], (len(slopes), *self._image_shape)
+        if isinstance(layer, nn.Linear):
+            return (slopes @ layer.weight.to(slopes.dtype)).view(shape)
+        weight = layer.weight.to(slopes.dtype)
+        at_images: Tensor = conv2d_input(  # type: ignore[no-untyped-call]
+            shape, weight, slopes, layer.stride, layer.padding, groups=layer.groups
+        )
+        return at_images
 
 
 class Dropout(nn.Module):
@@ -95,7 +142,7 @@ def _module(layer: Layer) -> nn.Module:  # noqa: PLR0911 - one for each kind of 
         case plan.Linear():
             return nn.Linear(layer.inputs, layer.outputs, bias=layer.bias)
         case plan.Convolution():
-            return nn.Conv2d(
+            return Convolution(
                 layer.inputs,
                 layer.outputs,
                 layer.kernel,

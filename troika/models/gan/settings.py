@@ -8,6 +8,7 @@ from troika.params import Params
 
 Width = Annotated[int, Field(ge=1, le=65536)]
 LossName = Literal["relativistic", "non_saturating", "hinge", "least_squares", "wasserstein"]
+UpdatesName = Literal["alternating", "simultaneous"]
 PenaltyName = Literal["none", "r1", "r2", "r1_r2", "wgan_gp"]
 
 
@@ -57,6 +58,9 @@ class GANSettings(Params):
     """The 1 of the one-hot label beside the latent; larger than a latent's usual size, to be heard."""
 
     loss: LossName
+    updates: UpdatesName
+    """alternating: the generator learns from the discriminator as this step has improved it; simultaneous: from
+    the one before, in whose pass its gradient is found as well, which saves a pass."""
     penalty: PenaltyName
     """Gradient penalty on the discriminator: at real images (r1), generated ones (r2), or between (wgan_gp)."""
     penalty_gamma_start: float = Field(ge=0)
@@ -90,12 +94,30 @@ class GANSettings(Params):
     """Saturation: the discriminator's loss stays below this; 0: not looked at."""
 
     @model_validator(mode="after")
-    def _penalty_needs_single_images(self) -> "GANSettings":
+    def _combinations_that_make_sense(self) -> "GANSettings":
         if self.network.kind == "dcgan" and self.penalty != "none":
             raise ValueError(
                 "penalty: must be none with network kind dcgan: its batch normalisation makes a score depend on "
                 "the other images of the batch, so that no gradient belongs to one image"
             )
+        if self.updates == "simultaneous":
+            self._check_simultaneous()
         if self.penalty == "none" and (self.penalty_gamma_start or self.penalty_gamma_end):
             raise ValueError("penalty_gamma_start and penalty_gamma_end: must be 0 where penalty is none")
         return self
+
+    def _check_simultaneous(self) -> None:
+        """One pass gives both gradients only if each image has a score and a slope of its own."""
+        if self.network.kind == "dcgan":
+            raise ValueError(
+                "updates: must be alternating with network kind dcgan: its batch normalisation makes a score "
+                "depend on the other images of the batch"
+            )
+        if self.penalty != "none":
+            raise ValueError("updates: must be alternating where there is a penalty")
+        if self.loss not in ("non_saturating", "relativistic"):
+            why = "needs a penalty" if self.loss == "wasserstein" else "can have a slope of 0 at a generated image"
+            raise ValueError(
+                f"updates: must be alternating with loss {self.loss}, which {why}; simultaneous goes with "
+                "non_saturating or relativistic"
+            )

@@ -29,6 +29,7 @@ from troika.models.gan.tensorflow_losses import (
 )
 from troika.models.gan.tensorflow_networks import Network
 from troika.models.gan.tensorflow_optimizer import Adam, AdamNumbers, gradient_norm
+from troika.models.gan.updates import LEAST_SLOPE, passes_of
 
 _Figures = dict[str, Any]
 
@@ -45,8 +46,8 @@ class _Batch:
     shares: tf.Tensor
     """float32 (B,), of the mixtures of WGAN-GP."""
     dropout: tf.Tensor
-    """uint16 (4 B or 3 B, values): for the discriminator's step at real and generated images; then for the
-    generator's at generated and, if its loss compares pairs, real ones."""
+    """uint16 (2 B to 4 B, values): for the discriminator's step at real and generated images; then, if they are
+    judged again, for the generator's at generated and, if its loss compares pairs, real ones."""
     numbers: tf.Tensor
     """AdamNumbers, penalty weight, average decay."""
     noting: tf.Tensor
@@ -87,7 +88,7 @@ class TensorFlowBackend:
 
         self._loss = LOSSES[settings.loss]
         values = sum(int(np.prod(shape)) for _, shape in self._discriminator.dropouts)
-        self._dropout_shape = (4 if self._loss.compares_pairs else 3, values)
+        self._dropout_shape = (passes_of(settings, compares_pairs=self._loss.compares_pairs), values)
         self._average_is_behind = False
         self._rows: list[Any] = [np.zeros(len(FIGURES), np.float32)] * REPORT_EVERY
         self._graph = tf.function(self._train, jit_compile=xla)
@@ -140,8 +141,11 @@ class TensorFlowBackend:
         to_generator = tf.GradientTape()
         with to_generator:
             fake = self._generator(self._with_labels(latents, one_hot), training=True)
-        noted |= self._improve_discriminator(batch, tf.stop_gradient(fake), penalise=penalise)
-        noted |= self._improve_generator(batch, fake, to_generator)
+        if self._settings.updates == "simultaneous":
+            noted |= self._improve_both(batch, fake, to_generator)
+        else:
+            noted |= self._improve_discriminator(batch, tf.stop_gradient(fake), penalise=penalise)
+            noted |= self._improve_generator(batch, fake, to_generator)
 
         # What is kept is not the generator but a moving average of it.
         if average:
@@ -191,6 +195,37 @@ class TensorFlowBackend:
             "score_real": tf.reduce_mean(real_scores),
             "score_fake": tf.reduce_mean(fake_scores),
             "discriminator_gradient_norm": _norm_if(batch.noting, gradients),
+        }
+
+    def _improve_both(self, batch: _Batch, fake: tf.Tensor, to_generator: tf.GradientTape) -> _Figures:
+        """Both gradients from one pass of the discriminator as it was; see pytorch_passes.py."""
+        images, labels = tf.stop_gradient(fake), tf.concat([batch.one_hot, batch.one_hot], 0)
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            scores = self._score(tf.concat([batch.real, images], 0), labels, batch.dropout)
+            real_scores, fake_scores = tf.split(scores, 2)
+            loss = self._loss.discriminator(real_scores, fake_scores)
+        *gradients, slopes = tape.gradient(loss, [*self._discriminator_adam.weights, images])
+
+        with tf.GradientTape(persistent=True) as at_scores:
+            at_scores.watch(fake_scores)
+            of_discriminator = self._loss.discriminator(real_scores, fake_scores)
+            of_generator = self._loss.generator(real_scores, fake_scores)
+        factors = at_scores.gradient(of_generator, fake_scores) / tf.maximum(
+            at_scores.gradient(of_discriminator, fake_scores), LEAST_SLOPE
+        )
+        slopes *= factors[:, None, None, None]
+        of_weights = to_generator.gradient(fake, self._generator_adam.weights, output_gradients=slopes)
+        numbers = AdamNumbers(*tf.unstack(batch.numbers[:5]))
+        self._discriminator_adam.apply(gradients, numbers)
+        self._generator_adam.apply(of_weights, numbers)
+        return {
+            "discriminator_loss": loss,
+            "generator_loss": of_generator,
+            "score_real": tf.reduce_mean(real_scores),
+            "score_fake": tf.reduce_mean(fake_scores),
+            "discriminator_gradient_norm": _norm_if(batch.noting, gradients),
+            "generator_gradient_norm": _norm_if(batch.noting, of_weights),
         }
 
     def _improve_generator(self, batch: _Batch, fake: tf.Tensor, tape: tf.GradientTape) -> _Figures:
