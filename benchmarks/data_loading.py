@@ -14,10 +14,12 @@ def reader(folder: Path) -> Callable[[], int]:
     from troika.datasets.contract import Dataset
     from troika.models.gan import pytorch_data
     from troika.models.gan.batches import Order
+    from troika.models.gan.pytorch_inputs import Inputs
 
     train = Dataset.open(folder).train
     pytorch_data._ON_CPU = 0  # as if it were larger than the memory that training may take for it
     feed = pytorch_data.Feed(train, torch.device("cpu"), torch.contiguous_format)
+    inputs = Inputs(torch.device("cpu"), feed.fields(_BATCH))
     order = Order(len(train), _BATCH, seed=0)
 
     def work() -> int:
@@ -25,7 +27,8 @@ def reader(folder: Path) -> Callable[[], int]:
         feed.announce(order(0))
         for step in range(steps):
             now = order(step)
-            feed(now)
+            inputs.put(**feed.arrays(now))
+            feed.batch(inputs)
             feed.announce(order(step + 1))
         feed.close()
         return steps * _BATCH

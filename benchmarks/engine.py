@@ -66,7 +66,20 @@ def training(
     framework: str, preset: str, dataset: Dataset, schedule: Schedule, machine: Machine
 ) -> Iterator[Training]:
     """A preset's training on a dataset, before its first step."""
-    settings = settings_of(preset)
+    with training_of(framework, preset, settings_of(preset), dataset, schedule, machine) as found:
+        yield found
+
+
+@contextmanager
+def training_of(
+    framework: str,
+    preset: str,
+    settings: GANSettings,
+    dataset: Dataset,
+    schedule: Schedule,
+    machine: Machine,
+) -> Iterator[Training]:
+    """The same, of settings that are not those of params.yaml."""
     kind = model_class("gan", framework)
     assert issubclass(kind, GAN)
     spec = kind.describe(dataset, preset, settings)
@@ -77,11 +90,15 @@ def training(
 
 @contextmanager
 def engine(
-    framework: str, preset: str, images: Images, classes: int, batch: int, *, compiled: bool = False
+    framework: str,
+    preset: str,
+    images: Images,
+    classes: int,
+    batch: int,
+    machine: Machine,
 ) -> Iterator[Callable[[int], None]]:
-    """A function that trains a preset on these images for so many more steps on the CPU, and waits for them."""
+    """A function that trains a preset on these images for so many more steps, and waits for them."""
     schedule = Schedule(steps=10**6, batch_size=batch, seed=0, checkpoint_seconds=1e9, ticks=1)
-    machine = Machine(device="cpu", compile="on" if compiled else "off")
     with tempfile.TemporaryDirectory() as scratch:
         dataset = dataset_of(images, classes, Path(scratch) / "dataset")
         with training(framework, preset, dataset, schedule, machine) as found:

@@ -10,7 +10,19 @@ import psutil
 
 
 def describe_machine() -> str:
-    """Processor, cores that may be used, memory, Python."""
+    """Processor, cores that may be used, memory, Python; for what uses no GPU."""
+    return f"{_processor()}, no GPU used, Python {platform.python_version()}"
+
+
+def describe_gpu() -> str:
+    """The same, with the GPU that PyTorch takes."""
+    import torch
+
+    gpu = torch.cuda.get_device_name(0)
+    return f"{gpu}, PyTorch {torch.__version__}; {_processor()}, Python {platform.python_version()}"
+
+
+def _processor() -> str:
     processor = platform.machine()
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
@@ -18,7 +30,7 @@ def describe_machine() -> str:
             break
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{processor}, {cores} cores, {memory:.0f} GiB, no GPU used, Python {platform.python_version()}"
+    return f"{processor}, {cores} cores, {memory:.0f} GiB"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

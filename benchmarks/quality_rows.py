@@ -9,8 +9,8 @@ Row = dict[str, Any]
 
 
 def seconds_to(row: Row, threshold: float) -> float | None:
-    """CPU seconds of training until the first look with a Fréchet distance below the threshold."""
-    return next((look["cpu_seconds"] for look in row["looks"] if look["frechet_distance"] < threshold), None)
+    """Seconds of training until the first look with a Fréchet distance below the threshold."""
+    return next((look["seconds"] for look in row["looks"] if look["frechet_distance"] < threshold), None)
 
 
 def line(row: Row, thresholds: Sequence[float]) -> str:
@@ -23,14 +23,14 @@ def line(row: Row, thresholds: Sequence[float]) -> str:
     took = sum(look["look_seconds"] for look in looks) / len(looks)
     return (
         f"{row['preset']} {row['framework']} seed {row['seed']}: {', '.join(passed)}; lowest {_lowest(row):.2f}, "
-        f"at the end {last['frechet_distance']:.2f}; {last['step']:,} steps, {last['cpu_seconds']:.1f} CPU s, "
-        f"{last['wall_seconds']:.1f} wall s; {len(looks)} looks of {took:.2f} CPU s"
+        f"at the end {last['frechet_distance']:.2f}; {last['step']:,} steps, {last['seconds']:.1f} s, "
+        f"{last['wall_seconds']:.1f} wall s; {len(looks)} looks of {took:.2f} s"
     )
 
 
 def header(thresholds: Sequence[float]) -> list[str]:
     """Of the table."""
-    below = [f"CPU s to below {threshold}" for threshold in thresholds]
+    below = [f"s to below {threshold}" for threshold in thresholds]
     return [
         "preset",
         "framework",
@@ -38,18 +38,16 @@ def header(thresholds: Sequence[float]) -> list[str]:
         "lowest FD",
         "FD at the end",
         "steps",
-        "CPU s",
+        "s",
         "wall s",
-        "images/CPU s",
+        "images/s",
     ]
 
 
 def cells(rows: list[Row], thresholds: Sequence[float]) -> list[str]:
     """Of the table, for trainings that differ in their seed alone."""
     lasts = [row["looks"][-1] for row in rows]
-    speeds = [
-        row["batch_size"] * last["step"] / last["cpu_seconds"] for row, last in zip(rows, lasts, strict=True)
-    ]
+    speeds = [row["batch_size"] * last["step"] / last["seconds"] for row, last in zip(rows, lasts, strict=True)]
     return [
         rows[0]["preset"],
         rows[0]["framework"],
@@ -57,7 +55,7 @@ def cells(rows: list[Row], thresholds: Sequence[float]) -> list[str]:
         _span([_lowest(row) for row in rows], ".2f"),
         _span([last["frechet_distance"] for last in lasts], ".2f"),
         f"{statistics.median(last['step'] for last in lasts):,.0f}",
-        f"{statistics.median(last['cpu_seconds'] for last in lasts):,.0f}",
+        f"{statistics.median(last['seconds'] for last in lasts):,.0f}",
         f"{statistics.median(last['wall_seconds'] for last in lasts):,.0f}",
         f"{statistics.median(speeds):,.0f}",
     ]
@@ -67,7 +65,7 @@ def _to(rows: list[Row], threshold: float) -> str:
     """Median and range of those that passed; if some did not, how many did."""
     passed = [seconds for row in rows if (seconds := seconds_to(row, threshold)) is not None]
     if not passed:
-        return f"not in {min(row['looks'][-1]['cpu_seconds'] for row in rows):.0f} s"
+        return f"not in {min(row['looks'][-1]['seconds'] for row in rows):.0f} s"
     return (
         _span(passed, ".1f")
         if len(passed) == len(rows)

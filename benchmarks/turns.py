@@ -25,7 +25,14 @@ _WARM_UP_STEPS = 5
 
 
 def take_turns(
-    module: str, doc: str | None, names: Sequence[str], contender: Contender, batch: int, columns: Columns
+    module: str,
+    doc: str | None,
+    names: Sequence[str],
+    contender: Contender,
+    batch: int,
+    columns: Columns,
+    machine: Callable[[], str] = describe_machine,
+    at_once: int = 10,
 ) -> None:
     """The command line of such a benchmark: print one row for each contender, or be one.
 
@@ -36,6 +43,8 @@ def take_turns(
         contender: opens one.
         batch: images in a step.
         columns: ratios to print.
+        machine: what it is measured on, in words.
+        at_once: steps between two looks at the clock.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
@@ -45,7 +54,7 @@ def take_turns(
     given = parser.parse_args()
     if given.work:
         with contender(given.work, given.threads) as steps:
-            _serve(steps, batch)
+            _serve(steps, batch, at_once)
         return
     speeds: dict[str, list[float]] = {name: [] for name in names}
     processes = {name: _start(module, name, given.threads) for name in names}
@@ -54,7 +63,7 @@ def take_turns(
             speeds[name].append(_ask(processes[name], given.seconds))
     for process in processes.values():
         process.communicate("")
-    print(f"\n{describe_machine()}, {given.threads} threads, {given.rounds} rounds\n")
+    print(f"\n{machine()}, {given.threads} threads, {given.rounds} rounds\n")
     rows = [[name, *_row(name, speeds, columns)] for name in names]
     print(table(["contender", "images/s, median", "range", *(heading for heading, *_ in columns)], rows))
 
@@ -89,13 +98,13 @@ def _ask(process: "subprocess.Popen[str]", seconds: float) -> float:
     return float(process.stdout.readline())
 
 
-def _serve(steps: Steps, batch: int) -> None:
+def _serve(steps: Steps, batch: int, at_once: int) -> None:
     """Say `ready`, then for every line with a number of seconds, the images in a second over that time."""
     steps(_WARM_UP_STEPS)
     print("ready", flush=True)
     for line in sys.stdin:
         started, done = time.perf_counter(), 0
         while time.perf_counter() - started < float(line):
-            steps(10)
-            done += 10
+            steps(at_once)
+            done += at_once
         print(done * batch / (time.perf_counter() - started), flush=True)
