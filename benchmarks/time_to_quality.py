@@ -151,17 +151,20 @@ def _prepare(home: Path, given: argparse.Namespace) -> str:
     """Dataset, evaluator and the training images' moments, if they are not there; the evaluator's digest."""
     sections = read_sections(Path("params.yaml"))
     made_of = json.dumps([given.data, _SAMPLES, sections["prepare_data"], sections["train_evaluator"]])
-    if (home / "moments.npz").exists():
-        if (home / "made_of.json").read_text() != made_of:
+    kept = home / "made_of.json"
+    if kept.exists():
+        if kept.read_text() != made_of:
             sys.exit(f"--kept: {home} was kept for other data or parameters; give another folder")
         return Evaluator.open(home / "evaluator.onnx").digest
-    (home / "made_of.json").write_text(made_of)
+    if any(home.iterdir()):
+        sys.exit(f"--kept: {home} is neither empty nor finished; give another folder, or remove it")
     source = {"source": "auto", "path": str(given.mnist)} if given.data == "mnist" else {}
     params = resolve_params(prepare_data, sections["prepare_data"], source)
     prepare_data(home / "dataset", home / "data.html", home / "refused.json", params)
     params = resolve_params(train_evaluator, sections["train_evaluator"])
     digest = train_evaluator(home / "dataset", home / "evaluator.onnx", params)
     write_moments(home, _SAMPLES[given.data])
+    write_atomic(kept, made_of)  # last: a folder without it is not finished
     return digest
 
 

@@ -15,7 +15,8 @@ from troika.models.contract import Machine, Needs
 from troika.models.gan import pytorch_data
 from troika.models.gan.batches import latents_of_step
 from troika.models.gan.model import GAN
-from troika.models.gan.pytorch_gan import PyTorchGAN
+from troika.models.gan.needs import memory_of, parameters_of
+from troika.models.gan.pytorch_gan import PyTorchGAN, records_passes
 from troika.models.gan.schedules import Hyper
 from troika.models.gan.settings import GANSettings
 from troika.models.registry import model_class
@@ -89,6 +90,36 @@ def test_the_estimate_is_near_what_a_step_takes_at_its_peak(
     events.sort(key=lambda event: event.start_ns())
     peak = np.cumsum([event.nbytes() for event in events]).max()
     assert 0.6 < peak / (said["activations"] + said["gradients"]) < 1.3
+
+
+@pytest.mark.parametrize(("preset", "times"), [("r3gan", 2), ("article", 1)])
+def test_recorded_passes_keep_gradients_of_both_networks_for_each_kind_of_step(
+    digits: Dataset, preset: str, times: int
+) -> None:
+    """r3gan has two kinds of steps: with the penalty and without."""
+    settings = small_settings(preset)
+    spec = PyTorchGAN.describe(digits, preset, settings)
+    numbers = parameters_of(settings, spec).values()
+    taking_turns, recorded = (
+        memory_of(settings, spec, schedule(), processes=1, pass_bytes=4, recorded=recorded)["gradients"]
+        for recorded in (False, True)
+    )
+    assert taking_turns == 4 * max(numbers)
+    assert recorded == 4 * times * sum(numbers)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "records"),
+    [
+        ("auto", "cuda", True),
+        ("on", "cuda", True),
+        ("off", "cuda", False),
+        ("auto", "cpu", False),
+        ("off", "cpu", False),
+    ],
+)
+def test_passes_are_recorded_on_a_gpu_unless_it_is_off(wanted: str, device: str, records: bool) -> None:
+    assert records_passes(wanted, torch.device(device)) is records
 
 
 def test_half_the_precision_and_half_the_batch_take_half_the_room(digits: Dataset) -> None:

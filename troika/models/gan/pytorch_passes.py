@@ -69,7 +69,7 @@ class Passes:
         self._loss = LOSSES[settings.loss]
         self._batch: _Batch | None = None
         self.bits: list[Bits] | None = None
-        """What dropout drops in four passes of the discriminator; None: PyTorch decides."""
+        """What dropout drops in a step's passes of the discriminator; None: PyTorch decides."""
         self.running_statistics = [
             value for network in networks for name, value in named_tensors(network).items() if "running_" in name
         ]
