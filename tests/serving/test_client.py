@@ -5,12 +5,13 @@ import io
 import json
 import random
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from client_address import url
+from client_address import Protocol, url
 from PIL import Image
 from tiny_bundle import SHAPE, expected_images, expected_of_latents, tiny_spec, unsealed
 
@@ -40,6 +41,17 @@ def test_images_are_those_of_the_graph_and_name_the_bundle(client: Client, condi
     assert got.labels.tolist() == [*range(10), 0, 1, 2]
     assert (got.images == expected_images(range(7, 20), got.labels.tolist())).all()
     assert got.model_digest == conditional_bundle.digest
+
+
+def test_over_http_a_client_belongs_to_the_thread_that_opened_it(client: Client, protocol: Protocol) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        elsewhere = pool.submit(client.generate, 1, seed=3, labels=2)
+        if protocol == "http":
+            with pytest.raises(RequestError, match="over HTTP each thread needs a Client of its own"):
+                elsewhere.result()
+        else:
+            assert (elsewhere.result().images == expected_images([3], [2])).all()
+    assert (client.generate(1, seed=3, labels=2).images == expected_images([3], [2])).all()
 
 
 def test_latents_can_be_given_in_place_of_seeds(client: Client, plain_client: Client) -> None:

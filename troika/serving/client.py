@@ -4,6 +4,7 @@ Needs numpy and tritonclient only; an application installs `troika[client]`. The
 images as long as the model's digest is the same. For asyncio see async_client.py.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, Self
@@ -36,7 +37,8 @@ __all__ = ["MAX_SEED", "Client", "Generated", "ModelInfo"]
 
 
 class Client:
-    """A connection to one served model; a context manager. One thread at a time may use it.
+    """A connection to one served model; a context manager. One thread at a time may use it; over HTTP only the
+    one that opened it, as tritonclient's connection (gevent) belongs to a thread.
 
     Args:
         url: `host:port`, with or without `http://` or `grpc://`.
@@ -64,6 +66,7 @@ class Client:
     ) -> None:
         self._address = check_address(url, protocol, timeout, retries)
         self._protocol, self._timeout, self._retries, self._metrics = protocol, timeout, retries, metrics
+        self._thread = threading.get_ident()
         self._triton, options = _flavour(protocol, timeout)
         self._connection = self._triton.InferenceServerClient(self._address, **options)
         try:
@@ -84,7 +87,8 @@ class Client:
                 turn, or nothing where the model is unconditional.
 
         Raises:
-            RequestError: an argument is not usable (named), or the server refused the request.
+            RequestError: an argument is not usable (named), the server refused the request, or another thread
+                opened this client for HTTP.
             OverloadedError: the server is too busy.
             DeadlineError: the answer did not come in time.
             ServerError: the server failed, cannot be reached, or changed its model in between.
@@ -141,6 +145,8 @@ class Client:
 
     def _ask(self, request: Callable[[float], Any], metrics: ClientMetrics | None = None) -> Any:
         """Make one request, with the seconds that it may take; translate and repeat what goes wrong."""
+        if self._protocol == "http" and self._thread != threading.get_ident():
+            raise RequestError("over HTTP each thread needs a Client of its own; gRPC's may be handed on")
         patience = Patience(self._timeout, self._retries)
         while True:
             started = time.monotonic()
