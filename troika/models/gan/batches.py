@@ -54,10 +54,12 @@ class Order:
 def dropout_bits(seed: int, step: int, passes: int, count: int, values: int) -> NDArray[np.uint16]:
     """Random bits (passes, count, values) of step 0, 1, 2, ... that decide what dropout drops.
 
-    Numpy draws them many times as fast as PyTorch's CPU kernel or XLA does.
+    Numpy draws them many times as fast as PyTorch's CPU kernel or XLA does, raw numbers nine times as fast as
+    `bytes`.
     """
-    random = np.random.Generator(np.random.SFC64(derive_seed(seed, "dropout", step)))
-    return np.frombuffer(random.bytes(2 * passes * count * values), np.uint16).reshape(passes, count, values)
+    random = np.random.SFC64(derive_seed(seed, "dropout", step))
+    size = passes * count * values
+    return random.random_raw(-(-size // 4)).view(np.uint16)[:size].reshape(passes, count, values)
 
 
 def shares_of_step(seed: int, step: int, count: int) -> NDArray[np.float32]:
