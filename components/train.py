@@ -29,7 +29,8 @@ from troika.lineage import code_commit, image_digest, package_versions
 from troika.models.contract import GenerativeModel, Machine, Progress, Schedule
 from troika.models.dry_run import describe_training
 from troika.models.registry import check_exists, model_class, settings_class
-from troika.models.training_log import TrainingLog, check_tracker
+from troika.models.trackers import check_tracker
+from troika.models.training_log import TrainingLog
 from troika.params import Params
 from troika.torchrun import in_first_process, is_started, run_processes
 
@@ -111,6 +112,7 @@ def train(
         DatasetError: the dataset is damaged.
         ParameterError: the model cannot make images of this shape.
         DivergedError: the training cannot become good any more.
+        TrainingError: the tracker does not take the run.
         TrainingPausedError: asked to end (SIGTERM); started again with the same `state`, it goes on.
     """
     kind = model_class(params.family, params.framework)

@@ -1,20 +1,15 @@
-"""What a training leaves to look at: TensorBoard's files read back, and what trackers are told."""
+"""What a training leaves to look at: TensorBoard's files read back."""
 
 import io
 import json
 import struct
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytest
-from fake_trackers import fake_mlflow, fake_wandb
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
-from troika.errors import ParameterError
 from troika.models.contract import Progress
 from troika.models.training_log import TrainingLog
 
@@ -92,42 +87,3 @@ def test_a_resumed_training_writes_its_steps_once(tmp_path: Path) -> None:
     assert [(line["step"], line["generator_loss"]) for line in lines] == [(50, 50.5), (100, 7), (150, 7), (200, 7)]
     losses = {step: value for (tag, step), value in scalars(tmp_path).items() if tag == "losses/generator_loss"}
     assert losses == {50: 50.5, 100: 7, 150: 7, 200: 7}
-
-
-def test_weights_and_biases_by_a_fake_package_gets_settings_figures_and_pictures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[tuple[str, Any]] = []
-    monkeypatch.setitem(sys.modules, "wandb", fake_wandb(calls))
-    with TrainingLog(tmp_path, "r3gan", {"steps": 300}, "wandb") as log:
-        log.add(progress(50))
-        log.add(progress(100, tick=True))
-    assert calls[0] == ("init", ("r3gan", {"steps": 300}))
-    assert [name for name, _ in calls] == ["init", "log", "log", "finish"]
-    step, data = calls[2][1]
-    assert (step, data["generator_loss"], data["images_per_second"]) == (100, 100.5, 1100.0)
-    assert data["samples"].size[0] > 80
-    assert "samples" not in calls[1][1][1]
-
-
-def test_mlflow_by_a_fake_package_gets_settings_figures_and_pictures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[tuple[str, Any]] = []
-    monkeypatch.setitem(sys.modules, "mlflow", fake_mlflow(calls))
-    with TrainingLog(tmp_path, "r3gan", {"steps": 300}, "mlflow") as log:
-        log.add(progress(100, tick=True))
-    assert [name for name, _ in calls] == ["start_run", "log_params", "log_metrics", "log_image", "end_run"]
-    assert calls[2][1][1]["variety"] == 0.8
-    assert calls[3][1][1] == "samples/step_000000100.png"
-
-
-def test_a_tracker_that_is_not_there_is_refused_before_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
-    with pytest.raises(ParameterError, match="tracker: wandb is not installed; pip install wandb, or say none"):
-        TrainingLog(tmp_path / "log", "r3gan", {}, "wandb")
-    with pytest.raises(ParameterError, match="there is no 'neptune'; available: none, wandb, mlflow"):
-        TrainingLog(tmp_path / "log", "r3gan", {}, "neptune")
-    assert not (tmp_path / "log").exists()

@@ -7,18 +7,17 @@ import functools
 import json
 import logging
 import math
-from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
 
-from troika.errors import ParameterError
+from troika.errors import TrainingPausedError
 from troika.folders import write_atomic
 from troika.models.contract import Images, Progress
+from troika.models.trackers import Elsewhere, End, Tracker, check_tracker
 from troika.pages import write_page
 from troika.pictures import data_uri, grid, save_png
 
@@ -28,16 +27,6 @@ _STRIP_ROWS = 16
 _STRIP_COLUMNS = 10
 _STRIP_EDGE = 32  # pixels; larger images are shrunk, so that a page stays below 2 MB
 _CURVES = (("generator_loss", "#1f5fbf"), ("discriminator_loss", "#c2410c"))
-
-
-class Tracker(Protocol):
-    """Somewhere else that figures and pictures go."""
-
-    def log(self, step: int, figures: dict[str, float], picture: Image.Image | None) -> None:
-        """Take in one line of the history."""
-
-    def close(self) -> None:
-        """No more will come."""
 
 
 class TrainingLog:
@@ -50,7 +39,7 @@ class TrainingLog:
             folder: made where it is missing.
             name: of the run, for a tracker.
             settings: of the run, for a tracker.
-            tracker: `none`, or the name in TRACKERS of a place that figures go to as well.
+            tracker: `none`, or the package of a place that figures go to as well, while the log is open.
 
         Raises:
             ParameterError: the tracker is unknown or not installed.
@@ -61,26 +50,38 @@ class TrainingLog:
         path = folder / STATS
         self._lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         self._trackers: list[Tracker] = []
-        self._elsewhere = functools.partial(TRACKERS[tracker], name, settings) if tracker != "none" else None
+        self._tensorboard: _TensorBoard | None = None
+        self._elsewhere = (
+            functools.partial(Elsewhere, folder, tracker, name, settings, self._last_step())
+            if tracker != "none"
+            else None
+        )
 
     def __enter__(self) -> Self:
+        """See ContextManager.
+
+        Raises:
+            TrainingError: the tracker does not take the run.
+        """
+        if self._elsewhere is not None:
+            self._trackers.append(self._elsewhere())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        end: End = "finished" if kind is None else "paused" if issubclass(kind, TrainingPausedError) else "failed"
         for tracker in self._trackers:
-            tracker.close()
+            tracker.close(end)
 
     def add(self, progress: Progress) -> None:
         """Write one line, and the picture of a tick."""
         # A resumed run repeats the steps between its last saved state and the kill.
         while self._lines and self._last_step() >= progress.step:
             self._lines.pop()
-        if not self._trackers:
-            self._trackers.append(_TensorBoard(self.folder, self._last_step()))
-            if self._elsewhere is not None:
-                self._trackers.append(self._elsewhere())
+        if self._tensorboard is None:
+            self._tensorboard = _TensorBoard(self.folder, self._last_step())
+            self._trackers.append(self._tensorboard)
         line = {"step": progress.step, "steps": progress.steps, "images_per_second": progress.images_per_second}
         self._lines.append(json.dumps(line | progress.figures))
         write_atomic(self.folder / STATS, self.stats())
@@ -143,52 +144,8 @@ class _TensorBoard:
             self._writer.add_image("samples", np.asarray(picture.convert("RGB")), step, dataformats="HWC")
         self._writer.flush()
 
-    def close(self) -> None:
+    def close(self, end: End) -> None:  # noqa: ARG002 - its files do not tell
         self._writer.close()
-
-
-class _WeightsAndBiases:
-    def __init__(self, name: str, settings: dict[str, Any]) -> None:
-        self._wandb = import_module("wandb")
-        self._run = self._wandb.init(name=name, config=settings)
-
-    def log(self, step: int, figures: dict[str, float], picture: Image.Image | None) -> None:
-        pictures = {} if picture is None else {"samples": self._wandb.Image(picture)}
-        self._run.log({**figures, **pictures}, step=step)
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-class _MLflow:
-    def __init__(self, name: str, settings: dict[str, Any]) -> None:
-        self._mlflow = import_module("mlflow")
-        self._mlflow.start_run(run_name=name)
-        self._mlflow.log_params(settings)
-
-    def log(self, step: int, figures: dict[str, float], picture: Image.Image | None) -> None:
-        self._mlflow.log_metrics(figures, step=step)
-        if picture is not None:
-            self._mlflow.log_image(picture, f"samples/step_{step:09}.png")
-
-    def close(self) -> None:
-        self._mlflow.end_run()
-
-
-TRACKERS: dict[str, Callable[[str, dict[str, Any]], Tracker]] = {"wandb": _WeightsAndBiases, "mlflow": _MLflow}
-"""By the name of the package."""
-
-
-def check_tracker(name: str) -> None:
-    """Raise ParameterError unless the tracker is `none`, or known and installed."""
-    if name == "none":
-        return
-    if name not in TRACKERS:
-        raise ParameterError(f"tracker: there is no {name!r}; available: none, {', '.join(TRACKERS)}")
-    try:
-        import_module(name)
-    except ImportError:
-        raise ParameterError(f"tracker: {name} is not installed; pip install {name}, or say none") from None
 
 
 def _group(name: str) -> str:
