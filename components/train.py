@@ -10,8 +10,9 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic import Field, model_validator
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from components.step import run_step
 from troika.datasets.contract import Dataset
@@ -180,19 +182,27 @@ def _fit(
     def report(progress: Progress) -> None:
         written.add(progress)
         if bar is not None:
-            bar.n = progress.step
-            losses = "  ".join(
-                f"{name.removesuffix('_loss')} {value:.3f}"
-                for name, value in progress.figures.items()
-                if name.endswith("_loss")
-            )
-            bar.bar_format = _BAR.format(f"{progress.images_per_second:,.0f} images/s  {losses}")
             try:
-                bar.update(0)
+                _show(bar, progress)
             except BrokenPipeError:
                 _end_unheard()
 
     return kind.fit(dataset, params.preset, params.settings(), params.schedule(), params.machine(), folder, report)
+
+
+def _show(bar: "tqdm[Any]", progress: Progress) -> None:
+    losses = "  ".join(
+        f"{name.removesuffix('_loss')} {value:.3f}"
+        for name, value in progress.figures.items()
+        if name.endswith("_loss")
+    )
+    bar.bar_format = _BAR.format(f"{progress.images_per_second:,.0f} images/s  {losses}")
+    if bar.n == 0:
+        # Time left is reckoned from here: what came before are compilation, and steps of an earlier process.
+        bar.initial = bar.last_print_n = progress.step
+        bar.start_t = bar.last_print_t = time.time()
+    bar.n = progress.step
+    bar.update(0)
 
 
 def _end_unheard() -> None:
@@ -258,19 +268,49 @@ def _training_folder(state: Path | None, dataset: Dataset, params: TrainParams) 
 _BAR = "{{desc}} {{percentage:3.0f}}% {{bar:16}} {{n:,}}/{{total:,}} steps  {{remaining}} left  {}"
 
 
-def _progress_bar(params: TrainParams) -> "tqdm[Any]":
-    # A bar that redraws itself on a terminal, one line every few seconds in a log.
-    return tqdm(
-        total=params.steps,
-        desc=f"{params.preset}",
-        unit="step",
-        file=sys.stdout,
-        mininterval=0.5 if sys.stdout.isatty() or "TROIKA_REDRAWS_PROGRESS" in os.environ else 5,
-        miniters=1,
-        bar_format=_BAR.format("starting"),
-        dynamic_ncols=True,
-        ascii=False,
-    )
+class _Lines(tqdm):  # type: ignore[type-arg]
+    """A bar for logs: one whole line every few seconds, since a pod's log shows lines only, and each once."""
+
+    @staticmethod
+    def status_printer(file: Any) -> Callable[[str], None]:
+        """See tqdm, which returns to the start of the line."""
+        last = ""
+
+        def write(line: str) -> None:
+            nonlocal last
+            if line != last:
+                last = line
+                file.write(f"{line}\n")
+                file.flush()
+
+        return write
+
+    def close(self) -> None:
+        """See tqdm, which ends the line here, unless its delay is not over."""
+        self.delay = float("inf")
+        super().close()
+
+
+@contextmanager
+def _progress_bar(params: TrainParams) -> "Iterator[tqdm[Any]]":
+    """A bar that redraws itself on a terminal, below what is said meanwhile; lines in a log."""
+    redraws = sys.stdout.isatty() or "TROIKA_REDRAWS_PROGRESS" in os.environ
+    kind: type[tqdm[Any]] = tqdm if redraws else _Lines
+    with (
+        kind(
+            total=params.steps,
+            desc=f"{params.preset}",
+            unit="step",
+            file=sys.stdout,
+            mininterval=0.5 if redraws else 5,
+            miniters=1,
+            bar_format=_BAR.format("starting"),
+            dynamic_ncols=True,
+            ascii=False,
+        ) as bar,
+        logging_redirect_tqdm() if redraws else nullcontext(),
+    ):
+        yield bar
 
 
 if __name__ == "__main__":

@@ -20,11 +20,12 @@ from safetensors.numpy import load_file
 from tiny_steps import Paths, run_quietly, tiny_params, write_params
 
 from components.step import PAUSED
-from components.train import train
+from components.train import _progress_bar, _show, train
 from troika.datasets.contract import Dataset
 from troika.datasets.dvc_hash import dvc_hash
 from troika.errors import DatasetError, ParameterError, TrainingError, TrainingPausedError
 from troika.lineage import code_commit, package_versions
+from troika.models.contract import Progress
 from troika.models.training_log import TrainingLog
 
 
@@ -250,6 +251,33 @@ def test_a_run_whose_listener_is_gone_saves_its_state_and_ends(
     (state,) = (tmp_path / "state").glob("*/training.safetensors")
     with safe_open(state, framework="numpy") as file:
         assert int(file.metadata()["step"]) >= 50
+
+
+def test_a_log_gets_whole_lines_of_progress_each_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with _progress_bar(tiny_params("train", steps=100)) as bar:
+        for step in (50, 100):
+            _show(bar, Progress(step, 100, 128.0, {"generator_loss": 0.5}, None))
+        for _ in range(2):
+            bar.refresh()
+    first, last = capsys.readouterr().out.splitlines(keepends=True)
+    assert re.search(r"^r3gan +0% +0/100 steps  \? left  starting\n$", first)
+    assert re.search(r"^r3gan 100% \S+ 100/100 steps  00:00 left  128 images/s  generator 0.500\n$", last)
+
+
+def test_time_left_is_that_of_the_steps_which_this_process_has_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TROIKA_REDRAWS_PROGRESS", "1")
+    now = 1000.0
+    monkeypatch.setattr("time.time", lambda: now)
+    params = tiny_params("train", steps=1000)
+    with _progress_bar(params) as bar:
+        bar._time = time.time  # type: ignore[attr-defined]
+        now += 60  # compiling
+        for step in (850, 900):  # resumed after step 800
+            _show(bar, Progress(step, 1000, 128.0, {"generator_loss": 0.5}, None))
+            now += 10
+    assert "900/1,000 steps  00:20 left" in capsys.readouterr().out
 
 
 def test_two_at_once_on_one_state_both_finish(made: Paths, uninterrupted: Paths, tmp_path: Path) -> None:
