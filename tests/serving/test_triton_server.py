@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -226,15 +227,50 @@ def test_a_missing_program_or_an_unwritable_log_is_named(bundle: Bundle, tmp_pat
         TritonServer(bundle.folder, log_file=Path("/proc/x/log")).__enter__()
 
 
-def test_another_program_with_its_own_folders_can_be_used(bundle: Bundle, tmp_path: Path) -> None:
-    """The program of NVIDIA's image is the same one, started without the wheel's options."""
+def own_program(folder: Path, first: str = "") -> Path:
+    """Triton as NVIDIA's image has it: the same, started without the wheel's options; `first` is done first."""
     installation = find_installation()
-    command = installation.command(tmp_path)
-    environment = installation.environment({})
-    program = tmp_path / "tritonserver"
-    variables = " ".join(f"{name}={value}" for name, value in environment.items())
-    program.write_text(f'#!/bin/sh\nexec env {variables} {" ".join(command)} "$@"\n')
+    command = installation.command(folder)
+    program = folder / "tritonserver"
+    variables = " ".join(f"{name}={value}" for name, value in installation.environment({}).items())
+    program.write_text(f'#!/bin/sh\n{first}\nexec env {variables} {" ".join(command)} "$@"\n')
     program.chmod(stat.S_IRWXU)
+    return program
+
+
+LOCK, MEMORY = "boost::interprocess::lock_exception", "std::bad_alloc"
+
+
+def crashing(starts: Path, *words: str) -> str:
+    """A script's part that does at its first starts what the real one does seldom."""
+    crash = "echo \"terminate called after throwing an instance of '{}'\"; kill -ABRT $$"
+    cases = [f"{number}) {crash.format(one)};;" for number, one in enumerate(words, 1)]
+    return "\n".join([f"echo >> {starts}", f"case $(wc -l < {starts}) in", *cases, "esac"])
+
+
+def test_a_triton_that_crashes_while_it_starts_its_processes_is_started_again(
+    bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options: dict[str, Any] = {"exit_seconds": AT_ONCE, "log_file": tmp_path / "log"}
+    program = own_program(tmp_path, crashing(tmp_path / "starts", LOCK, LOCK))
+    with nothing_left_behind(), TritonServer(bundle.folder, tritonserver=program, **options) as server:
+        assert server.state.digest == bundle.digest
+    assert caplog.text.count(f"has crashed while it started ({LOCK})") == 2
+
+
+@pytest.mark.parametrize("crashes", [(LOCK, LOCK, LOCK), (MEMORY,), (LOCK, MEMORY)])
+def test_a_triton_that_goes_on_crashing_or_fails_otherwise_is_given_up(
+    bundle: Bundle, tmp_path: Path, crashes: tuple[str, ...]
+) -> None:
+    program = own_program(tmp_path, crashing(tmp_path / "starts", *crashes))
+    with nothing_left_behind(), pytest.raises(ServerError, match=f"cannot serve tiny:\n.*{crashes[-1]}") as caught:
+        TritonServer(bundle.folder, tritonserver=program, log_file=tmp_path / "log").__enter__()
+    assert type(caught.value) is ServerError
+    assert (tmp_path / "starts").read_text().count("\n") == len(crashes)
+
+
+def test_another_program_with_its_own_folders_can_be_used(bundle: Bundle, tmp_path: Path) -> None:
+    program = own_program(tmp_path)
     with TritonServer(bundle.folder, tritonserver=program, exit_seconds=AT_ONCE) as server:
         assert server.state.digest == bundle.digest
 
@@ -278,6 +314,7 @@ def test_the_death_of_the_server_is_noticed_and_its_children_end(bundle: Bundle,
 SERVE = """
 import sys
 from pathlib import Path
+from typing import Any
 from troika.serving.triton import TritonServer, stop_on_signals
 bundle, state_file = map(Path, sys.argv[1:])
 with stop_on_signals(), TritonServer(bundle, state_file=state_file, exit_seconds=0) as server:

@@ -5,6 +5,7 @@ model is current; the Git pointer does (`serve_release`).
 """
 
 import json
+import logging
 import os
 import secrets
 import signal
@@ -47,7 +48,11 @@ ADMIN_HEADER = "troika-admin"
 ADMIN_APIS = "shared-memory,model-repository,statistics,trace,logging"
 """What is closed to those without the key. Open are health, metadata, model configuration and inference."""
 _POLL_SECONDS = 0.02
-_FREE_PORT_ATTEMPTS = 3
+_START_ATTEMPTS = 3
+_CRASH = "boost::interprocess::lock_exception"
+"""With which Triton's Python backend aborts while it starts its model processes, one time in a thousand or fewer
+and on loaded machines only (triton-inference-server/server issues 5949 and 8882): nothing that the model did."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,10 @@ def read_state(path: Path) -> ServerState | None:
     except (OSError, ValueError, TypeError) as error:
         raise ServerError(f"{path} is not a server's state file: {error}; remove it, or name another") from None
     return state if state.alive() else None
+
+
+class _CrashError(ServerError):
+    """Triton has died of what another start may be spared."""
 
 
 class TritonServer:
@@ -161,7 +170,7 @@ class TritonServer:
             )
         with ExitStack() as cleanup:
             log = self._open_log(cleanup)
-            for attempt in range(1, _FREE_PORT_ATTEMPTS + 1):
+            for attempt in range(1, _START_ATTEMPTS + 1):
                 try:
                     with ExitStack() as process_cleanup:
                         self.state = self._start(bundle, installation, log, process_cleanup)
@@ -169,8 +178,12 @@ class TritonServer:
                     break
                 except PortInUseError:
                     # A port that was free a moment ago may be taken by the time Triton opens it.
-                    if all(self._asked) or attempt == _FREE_PORT_ATTEMPTS:
+                    if all(self._asked) or attempt == _START_ATTEMPTS:
                         raise
+                except _CrashError as error:
+                    if attempt == _START_ATTEMPTS:
+                        raise ServerError(str(error)) from None
+                    _log.warning("Triton has crashed while it started (%s), and is started again", _CRASH)
             if self._state_file:
                 write_atomic(self._state_file, json.dumps(asdict(self.state), indent=2) + "\n")
                 cleanup.callback(self._remove_state_file, self._state_file)
@@ -249,7 +262,7 @@ class TritonServer:
             *self._arguments,
         ]
         cleanup.callback(remove_traces, f"{server_id}-", environment_folders())
-        started = time.monotonic()
+        started, earlier = time.monotonic(), log.stat().st_size
         with log.open("ab") as output:
             process = subprocess.Popen(
                 command,
@@ -262,13 +275,14 @@ class TritonServer:
         cleanup.callback(stop, process, self._exit_seconds)
         while not is_ready(ports[0], ports[2], server_id, bundle.model):
             if has_exited(process.pid):
-                words = last_words(log)
+                words = last_words(log, earlier)
                 if "already in use" in words:
                     raise PortInUseError(f"one of the ports {ports} is taken:\n{words}")
-                raise ServerError(f"Triton cannot serve {bundle.model}:\n{words}\nWhole log: {log}")
+                kind = _CrashError if _CRASH in words else ServerError
+                raise kind(f"Triton cannot serve {bundle.model}:\n{words}\nWhole log: {log}")
             if time.monotonic() - started > self._start_seconds:
                 raise ServerError(
-                    f"{bundle.model} was not ready after {self._start_seconds:g} s:\n{last_words(log)}\n"
+                    f"{bundle.model} was not ready after {self._start_seconds:g} s:\n{last_words(log, earlier)}\n"
                     f"Whole log: {log}"
                 )
             time.sleep(_POLL_SECONDS)

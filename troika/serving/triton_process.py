@@ -201,12 +201,18 @@ def is_ready(port: int, metrics_port: int, server_id: str, model: str) -> bool:
         return False
 
 
-def last_words(log: Path, lines: int = 6) -> str:
-    """What a log says about the failure: its last errors, each once, less what Triton always complains of."""
+def last_words(log: Path, start: int = 0, lines: int = 6) -> str:
+    """What a log says about the failure: its last errors, each once, less what Triton always complains of.
+
+    Args:
+        log: of one or several starts.
+        start: bytes of it that belong to earlier ones.
+        lines: at most so many.
+    """
     harmless = re.compile(r"UNKNOWN:No address|Cuda|CUDA|NVML|DCGM|pinned|^[|+]|^\s*$")
     error = re.compile(r"[EF]\d{4} |\[libprotobuf ERROR|\w*[Ee]rror|terminate|Traceback")
     try:
-        text = log.read_text(encoding="utf-8", errors="replace")
+        text = log.read_bytes()[start:].decode(errors="replace")
     except FileNotFoundError:
         return "(its log is gone: the server was stopped from elsewhere)"
     said = [line for line in text.splitlines() if not harmless.search(line)]
