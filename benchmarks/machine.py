@@ -23,11 +23,12 @@ def describe_gpu() -> str:
 
 
 def _processor() -> str:
-    processor = platform.machine()
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            processor = line.partition(":")[2].strip()
-            break
+    """Clouds name all processors of a maker alike; family and model tell them apart."""
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
+    processor = facts.get("model name", platform.machine())
+    if "cpu family" in facts:
+        processor += f" (family {facts['cpu family']}, model {facts.get('model', '?')})"
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{processor}, {cores} cores, {memory:.0f} GiB"
