@@ -44,7 +44,7 @@ def test_a_server_is_watched_and_followed_until_the_end(world: World, tmp_path: 
         text = (tmp_path / "monitor" / "triton.json").read_text()
         assert str(server.state.metrics_port) in text
         stopped.set()
-        watching.join(30)
+        watching.join(60)
     assert not watching.is_alive()
     assert any(line.startswith("Prometheus  http://127.0.0.1:") for line in said)
 

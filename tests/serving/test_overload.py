@@ -116,7 +116,7 @@ def test_what_nobody_waits_for_any_more_is_not_begun(
         answer = pool.submit(ask, slow_server, "grpc", at_work)
         wait_until(lambda: at_work in slow.begun())
         with (
-            connect(slow_server, protocol, timeout=0.5) as client,
+            connect(slow_server, protocol, timeout=2.0) as client,
             pytest.raises(DeadlineError, match="did not answer in time"),
         ):
             client.generate(1, seed=given_up, labels=1)
