@@ -47,7 +47,7 @@ class Tracked:
             "PYTHONPATH": os.pathsep.join([str(packages), str(HERE), str(HERE.parents[1])]),
             "PYTHONDONTWRITEBYTECODE": "",  # each process would compile these packages anew
             "WANDB_MODE": "offline",
-            "WANDB_DIR": str(folder),
+            **{f"WANDB_{kind}": str(folder) for kind in ("DIR", "CONFIG_DIR", "CACHE_DIR", "DATA_DIR")},
             "MLFLOW_TRACKING_URI": f"file:{folder}/mlflow",
             "MLFLOW_ALLOW_FILE_STORE": "true",
         }
