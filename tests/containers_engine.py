@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
@@ -90,25 +89,21 @@ def exists(host: str, image: str) -> bool:
 
 
 def base_image(host: str) -> str:
-    """A plain Debian 12 with Python, made by debootstrap: what a registry's debian:bookworm-slim would be."""
+    """A plain Debian 12 with Python, made by mmdebstrap: what a registry's debian:bookworm-slim would be."""
     name = "troika-test-base:1"
     if exists(host, name):
         return name
-    if not shutil.which("debootstrap"):
-        unavailable("debootstrap is not installed (Debian package debootstrap)")
+    if not shutil.which("mmdebstrap"):
+        unavailable("mmdebstrap is not installed (Debian package mmdebstrap)")
     with tempfile.TemporaryDirectory(prefix="troika-base-") as scratch:
-        root = Path(scratch) / "root"
+        archive = Path(scratch) / "root.tar"
+        without = [f"--dpkgopt=path-exclude=/usr/share/{what}/*" for what in ("doc", "man", "locale")]
         done = subprocess.run(
-            ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(root)],
+            ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", *without,
+             "bookworm", archive, "http://deb.debian.org/debian"],
             check=False, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-        for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
-            shutil.rmtree(root / waste, ignore_errors=True)
-            (root / waste).mkdir(parents=True)
-        archive = Path(scratch) / "root.tar"
-        with tarfile.open(archive, "w") as tar:
-            tar.add(root, arcname=".")
         run(host, "import", archive, name)
     return name
 
