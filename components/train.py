@@ -5,6 +5,7 @@ Does not judge quality; evaluate.py does.
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -137,9 +138,9 @@ def train(
         described = {**params.model_dump(exclude={"presets"}), "settings": settings.model_dump()}
         with TrainingLog(folder / "log", params.preset, described, params.tracker) as written:
             model = _fit(kind, opened, params, folder, written, bar)
-        bar.refresh()
-        _save(model, opened, params, settings, checkpoint)
-        write_atomic(history, written.stats())
+            bar.refresh()
+            _save(model, opened, params, settings, checkpoint)
+            write_atomic(history, written.stats())
         if log is not None:
             with replace_folder(log) as new:
                 shutil.copytree(written.folder, new, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.npy"))
@@ -197,7 +198,7 @@ def _show(bar: "tqdm[Any]", progress: Progress) -> None:
         if name.endswith("_loss")
     )
     bar.bar_format = _BAR.format(f"{progress.images_per_second:,.0f} images/s  {losses}")
-    if bar.n == 0:
+    if bar.n == 0 and progress.step < progress.steps:
         # Time left is reckoned from here: what came before are compilation, and steps of an earlier process.
         bar.initial = bar.last_print_n = progress.step
         bar.start_t = bar.last_print_t = time.time()
@@ -287,6 +288,9 @@ class _Lines(tqdm):  # type: ignore[type-arg]
 
     def close(self) -> None:
         """See tqdm, which ends the line here, unless its delay is not over."""
+        if not self.disable:
+            with suppress(BrokenPipeError):
+                self.refresh()
         self.delay = float("inf")
         super().close()
 
@@ -308,7 +312,7 @@ def _progress_bar(params: TrainParams) -> "Iterator[tqdm[Any]]":
             dynamic_ncols=True,
             ascii=False,
         ) as bar,
-        logging_redirect_tqdm() if redraws else nullcontext(),
+        logging_redirect_tqdm([logging.getLogger("troika")]) if redraws else nullcontext(),
     ):
         yield bar
 

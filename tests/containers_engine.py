@@ -90,7 +90,7 @@ def exists(host: str, image: str) -> bool:
 
 def base_image(host: str) -> str:
     """A plain Debian 12 with Python, made by mmdebstrap: what a registry's debian:bookworm-slim would be."""
-    name = "troika-test-base:1"
+    name = "troika-test-base:2"
     if exists(host, name):
         return name
     if not shutil.which("mmdebstrap"):

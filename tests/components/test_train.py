@@ -1,6 +1,7 @@
 """Training leaves a model with its lineage and a whole history, also when it is killed or started twice."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -253,15 +254,36 @@ def test_a_run_whose_listener_is_gone_saves_its_state_and_ends(
         assert int(file.metadata()["step"]) >= 50
 
 
-def test_a_log_gets_whole_lines_of_progress_each_once(capsys: pytest.CaptureFixture[str]) -> None:
-    with _progress_bar(tiny_params("train", steps=100)) as bar:
+def test_a_log_gets_whole_lines_of_progress_and_the_last_also_of_a_training_that_failed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(TrainingError), _progress_bar(tiny_params("train", steps=150)) as bar:
         for step in (50, 100):
-            _show(bar, Progress(step, 100, 128.0, {"generator_loss": 0.5}, None))
-        for _ in range(2):
-            bar.refresh()
+            _show(bar, Progress(step, 150, 128.0, {"generator_loss": 0.5}, None))
+        raise TrainingError
     first, last = capsys.readouterr().out.splitlines(keepends=True)
-    assert re.search(r"^r3gan +0% +0/100 steps  \? left  starting\n$", first)
-    assert re.search(r"^r3gan 100% \S+ 100/100 steps  00:00 left  128 images/s  generator 0.500\n$", last)
+    assert re.search(r"^r3gan +0% +0/150 steps  \? left  starting\n$", first)
+    assert re.search(r"^r3gan +67% .* 100/150 steps  00:00 left  128 images/s  generator 0.500\n$", last)
+
+
+def test_a_training_of_one_report_has_no_time_left_and_says_so_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with _progress_bar(tiny_params("train", steps=50)) as bar:
+        _show(bar, Progress(50, 50, 128.0, {"generator_loss": 0.5}, None))
+        bar.refresh()
+    _, last = capsys.readouterr().out.splitlines(keepends=True)
+    assert re.search(r" 50/50 steps  00:00 left  128 images/s  generator 0.500\n$", last)
+
+
+def test_on_a_terminal_warnings_come_above_the_bar_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TROIKA_REDRAWS_PROGRESS", "1")
+    handlers = list(logging.getLogger().handlers)
+    with _progress_bar(tiny_params("train", steps=150)):
+        assert logging.getLogger().handlers == handlers, "other libraries' logs are not ours"
+        logging.getLogger("troika.models").warning("something to know")
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("something to know\n") == 1
 
 
 def test_time_left_is_that_of_the_steps_which_this_process_has_to_do(

@@ -170,7 +170,7 @@ def test_a_change_of_the_code_alone_builds_on_the_old_layers(host: str, train_im
     with (changed / "troika" / "errors.py").open("a") as file:
         file.write("# changed\n")
     arguments = [
-        "--build-arg", "BASE_IMAGE=troika-test-base:1", "--build-arg", "BUILD_IMAGE=troika-test-builder:1",
+        "--build-arg", "BASE_IMAGE=troika-test-base:2", "--build-arg", "BUILD_IMAGE=troika-test-builder:1",
         "--build-arg", "FIND_LINKS=/wheels",
     ]  # fmt: skip
     run(

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from troika.errors import ParameterError, TrainingError
-from troika.models.trackers import Elsewhere, check_tracker
+from troika.models.trackers import TrackedRun, check_tracker
 from troika.models.training_log import TrainingLog
 
 PACKAGES = ("wandb==0.31.0", "mlflow-skinny==3.17.2")
@@ -153,8 +153,8 @@ def test_wandb_gets_settings_figures_pictures_and_an_end_and_goes_on_in_its_run(
     tracked.train("mlflow", "finish", 300)
     assert mlflow_run(tracked.folder)["steps"] == [(300, 300.5)]
     remembered = json.loads((tracked.folder / "log" / "tracker.json").read_text())
-    assert remembered.keys() == {"wandb", "mlflow"}
-    assert remembered["wandb"] == runs[0]["id"]
+    assert remembered["wandb"] == {"run": runs[0]["id"], "step": 300}
+    assert remembered["mlflow"]["step"] == 300
 
 
 def test_mlflow_gets_settings_figures_pictures_and_an_end_and_goes_on_in_its_run(tracked: Tracked) -> None:
@@ -180,12 +180,30 @@ def test_a_tracker_that_does_not_take_the_run_ends_the_training_before_it_begins
     assert not (tracked.folder / "log" / "stats.jsonl").exists()
 
 
-def test_a_tracker_that_fails_on_the_way_costs_the_training_nothing(tracked: Tracked) -> None:
-    done = tracked.train("mlflow", "lose", 50, 100, 150)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("mlflow has failed, and is told no more: ") == 1
+def test_a_tracker_that_fails_is_told_how_the_training_ended_and_later_what_it_has_missed(
+    tracked: Tracked,
+) -> None:
+    done = tracked.train("mlflow", "lose", 50, 100)
+    assert done.stderr.splitlines()[-1] == "a loss is not a number"
+    assert done.stderr.count("mlflow has failed, and is told no more: ") == 1
+    run = mlflow_run(tracked.folder)
+    assert (run["status"], run["steps"]) == (RUN_STATUS["FAILED"], [(50, 50.5)])
     lines = (tracked.folder / "log" / "stats.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [50, 100, 150]
+    assert [json.loads(line)["step"] for line in lines] == [50, 100, 101]
+
+    tracked.train("mlflow", "finish", 50, 100, 150)  # goes on from a state that is older still
+    run = mlflow_run(tracked.folder)
+    assert (run["status"], run["steps"]) == (RUN_STATUS["FINISHED"], [(50, 50.5), (100, 100.5), (150, 150.5)])
+
+
+def test_a_training_does_not_wait_for_a_server_that_never_answers(tracked: Tracked) -> None:
+    done = tracked.train("mlflow", "hang", 50, 100)
+    assert done.stderr.splitlines()[-2:] == [
+        "mlflow does not answer; what it has not been told stays untold",
+        "asked to end",
+    ]
+    lines = (tracked.folder / "log" / "stats.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [50, 100]
 
 
 def test_a_tracker_that_is_not_there_is_refused_before_training(
@@ -196,6 +214,44 @@ def test_a_tracker_that_is_not_there_is_refused_before_training(
         TrainingLog(tmp_path / "log", "r3gan", {}, "wandb")
     with pytest.raises(ParameterError, match="there is no 'neptune'; available: none, wandb, mlflow"):
         check_tracker("neptune")
-    with pytest.raises(TrainingError, match="tracker: wandb does not take the run"):
-        Elsewhere(tmp_path, "wandb", "r3gan", {}, 0)
     assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize(
+    ("remembered", "advice"),
+    [
+        *[
+            (text, "mend its settings, or say none")
+            for text in ("", "[]", '{"wandb": 3}', '{"wandb": {"run": "x"}}')
+        ],
+        (
+            '{"wandb": {"run": "x", "step": 50}}',
+            "or remove .*tracker.json to begin another run there, or say none",
+        ),
+    ],
+)
+def test_what_was_remembered_of_a_run_that_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remembered: str, advice: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    (tmp_path / "tracker.json").write_text(remembered)
+    with pytest.raises(TrainingError, match=f"tracker: wandb does not take the run: .*; .*{advice}"):
+        TrackedRun(tmp_path, "wandb", "r3gan", {})
+    assert (tmp_path / "tracker.json").read_text() == remembered
+
+
+def test_an_interrupted_close_of_one_tracker_closes_the_others(tmp_path: Path) -> None:
+    closed = []
+
+    class Interrupted:
+        def log(self, *_: object) -> None:
+            pass
+
+        def close(self, end: str) -> None:
+            closed.append(end)
+            if len(closed) == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), TrainingLog(tmp_path, "r3gan", {}) as log:
+        log._trackers += [Interrupted(), Interrupted(), Interrupted()]
+    assert closed == ["finished"] * 3

@@ -313,7 +313,6 @@ def test_the_death_of_the_server_is_noticed_and_its_children_end(bundle: Bundle,
 SERVE = """
 import sys
 from pathlib import Path
-from typing import Any
 from troika.serving.triton import TritonServer, stop_on_signals
 bundle, state_file = map(Path, sys.argv[1:])
 with stop_on_signals(), TritonServer(bundle, state_file=state_file, exit_seconds=0) as server:

@@ -1,13 +1,16 @@
-"""Places elsewhere that a training's figures and pictures go to, where their packages are installed.
+"""Weights & Biases and MLflow: where a training's figures and pictures go as well, if these are installed.
 
-A training that goes on after an interruption goes on in the same run there, with every step once. A place that
-fails while a training runs costs the training nothing.
+A training that goes on after an interruption goes on in the same run there, and tells it no step twice. A tracker
+that fails or hangs while a training runs costs the training nothing: it is told by a thread of its own.
 """
 
 import json
+import logging
+import threading
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Literal, Protocol
 
 from PIL import Image
@@ -17,10 +20,14 @@ from troika.folders import write_atomic
 
 End = Literal["finished", "paused", "failed"]
 _RUN = "tracker.json"
+_PATIENCE_SECONDS = 120.0
+_SHORT_PATIENCE_SECONDS = 10.0
+"""With a tracker that has failed before, and where a pod that is asked to end has little time."""
+_log = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """Somewhere else that figures and pictures go."""
+    """Somewhere that figures and pictures go."""
 
     def log(self, step: int, figures: dict[str, float], picture: Image.Image | None) -> None:
         """Take in one line of the history."""
@@ -30,10 +37,10 @@ class Tracker(Protocol):
 
 
 class _Run(Tracker, Protocol):
-    """One training in a tracker of the user's."""
+    """One training in a package's terms."""
 
     name: str
-    """By which the tracker knows it."""
+    """By which the package's server knows it."""
 
 
 class _WeightsAndBiases:
@@ -53,11 +60,17 @@ class _WeightsAndBiases:
 
 
 class _MLflow:
+    """Its functions know the run by the thread that has started it."""
+
     def __init__(self, title: str, settings: dict[str, Any], known: str | None) -> None:
         self._mlflow = import_module("mlflow")
         self.name: str = self._mlflow.start_run(run_id=known, run_name=title).info.run_id
         if known is None:
-            self._mlflow.log_params(_flat(settings))
+            try:
+                self._mlflow.log_params(_flat(settings))
+            except BaseException:
+                self.close("failed")
+                raise
 
     def log(self, step: int, figures: dict[str, float], picture: Image.Image | None) -> None:
         self._mlflow.log_metrics(figures, step=step)
@@ -75,50 +88,75 @@ _TRACKERS: dict[str, Callable[[str, dict[str, Any], str | None], _Run]] = {
 """By the name of the package."""
 
 
-class Elsewhere:
-    """A training's run in a tracker, which the folder of its log remembers.
+class TrackedRun:
+    """A training's run in a tracker. The log's folder remembers its name there, and the last step it was told.
 
     Args:
         folder: of the log.
         tracker: its package's name.
         title: of the run.
         settings: of the run; may be nested.
-        done: steps up to which an earlier process has told the tracker everything.
 
     Raises:
-        TrainingError: the tracker did not take the run.
+        TrainingError: the tracker does not take the run.
     """
 
-    def __init__(self, folder: Path, tracker: str, title: str, settings: dict[str, Any], done: int) -> None:
-        self._tracker = tracker
-        path = folder / _RUN
-        earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        try:
-            self._run: _Run | None = _TRACKERS[tracker](title, settings, earlier.get(tracker))
-        except Exception as error:
+    def __init__(self, folder: Path, tracker: str, title: str, settings: dict[str, Any]) -> None:
+        self._tracker, self._path = tracker, folder / _RUN
+        self._memory = _remembered(self._path)
+        self._told = int(self._memory.get(tracker, {}).get("step", 0))
+        self._jobs: SimpleQueue[Callable[[_Run], object] | None] = SimpleQueue()
+        self._deaf = False
+        started: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, args=(title, settings, started), daemon=True)
+        self._thread.start()
+        if error := started.get():
+            known = f"; or remove {self._path} to begin another run there" if tracker in self._memory else ""
             raise TrainingError(
-                f"tracker: {tracker} does not take the run: {_said_by(error)}; mend its settings, or say none"
-            ) from None
-        self._done = done if tracker in earlier else 0
-        write_atomic(path, json.dumps({**earlier, tracker: self._run.name}) + "\n")
+                f"tracker: {tracker} does not take the run: {_said_by(error)}; "
+                f"mend its settings{known}, or say none"
+            )
 
     def log(self, step: int, figures: dict[str, float], picture: Image.Image | None) -> None:
-        """See Tracker. Steps that it has been told before are left out."""
-        if step > self._done:
-            self._tell(lambda run: run.log(step, figures, picture))
+        """See Tracker. Returns at once; steps that it has been told before are left out."""
+        if step <= self._told:
+            return
+
+        def tell(run: _Run) -> None:
+            if not self._deaf:
+                run.log(step, figures, picture)
+                self._remember(run.name, step)
+
+        self._jobs.put(tell)
 
     def close(self, end: End) -> None:
-        """See Tracker."""
-        self._tell(lambda run: run.close(end))
+        """See Tracker. Waits for what it has still to be told, but not for ever."""
+        self._jobs.put(lambda run: run.close(end))
+        self._jobs.put(None)
+        self._thread.join(_SHORT_PATIENCE_SECONDS if self._deaf or end == "paused" else _PATIENCE_SECONDS)
+        if self._thread.is_alive():
+            _log.warning("%s does not answer; what it has not been told stays untold", self._tracker)
 
-    def _tell(self, what: Callable[[_Run], None]) -> None:
-        if self._run is None:
-            return
+    def _work(self, title: str, settings: dict[str, Any], started: "SimpleQueue[BaseException | None]") -> None:
+        """The thread: everything that the package is asked for."""
         try:
-            what(self._run)
-        except Exception as error:  # whatever another package and its server come up with
-            self._run = None
-            print(f"\n{self._tracker} has failed, and is told no more: {_said_by(error)}", flush=True)
+            run = _TRACKERS[self._tracker](title, settings, self._memory.get(self._tracker, {}).get("run"))
+            self._remember(run.name, self._told)
+        except BaseException as error:
+            started.put(error)
+            return
+        started.put(None)
+        while (job := self._jobs.get()) is not None:
+            try:
+                job(run)
+            except Exception as error:  # whatever another package and its server come up with
+                if not self._deaf:
+                    _log.warning("%s has failed, and is told no more: %s", self._tracker, _said_by(error))
+                self._deaf = True
+
+    def _remember(self, run: str, step: int) -> None:
+        self._memory[self._tracker] = {"run": run, "step": step}
+        write_atomic(self._path, json.dumps(self._memory) + "\n")
 
 
 def check_tracker(name: str) -> None:
@@ -133,6 +171,15 @@ def check_tracker(name: str) -> None:
         raise ParameterError(f"tracker: {name} is not installed; pip install {name}, or say none") from None
 
 
+def _remembered(path: Path) -> dict[str, Any]:
+    """What an earlier process has written there: {"wandb": {"run": its name, "step": the last one told}}."""
+    try:
+        memory = json.loads(path.read_text(encoding="utf-8"))
+        return {tracker: {"run": str(run["run"]), "step": int(run["step"])} for tracker, run in memory.items()}
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"network": {"channels": 32}} -> {"network.channels": 32}: one parameter for each, to compare runs by."""
     flat: dict[str, Any] = {}
@@ -141,5 +188,5 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _said_by(error: Exception) -> str:
+def _said_by(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]

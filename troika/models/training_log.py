@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import math
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,7 +18,7 @@ from PIL import Image
 from troika.errors import TrainingPausedError
 from troika.folders import write_atomic
 from troika.models.contract import Images, Progress
-from troika.models.trackers import Elsewhere, End, Tracker, check_tracker
+from troika.models.trackers import End, TrackedRun, Tracker, check_tracker
 from troika.pages import write_page
 from troika.pictures import data_uri, grid, save_png
 
@@ -51,10 +52,8 @@ class TrainingLog:
         self._lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         self._trackers: list[Tracker] = []
         self._tensorboard: _TensorBoard | None = None
-        self._elsewhere = (
-            functools.partial(Elsewhere, folder, tracker, name, settings, self._last_step())
-            if tracker != "none"
-            else None
+        self._open_run = (
+            functools.partial(TrackedRun, folder, tracker, name, settings) if tracker != "none" else None
         )
 
     def __enter__(self) -> Self:
@@ -63,16 +62,17 @@ class TrainingLog:
         Raises:
             TrainingError: the tracker does not take the run.
         """
-        if self._elsewhere is not None:
-            self._trackers.append(self._elsewhere())
+        if self._open_run is not None:
+            self._trackers.append(self._open_run())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         end: End = "finished" if kind is None else "paused" if issubclass(kind, TrainingPausedError) else "failed"
-        for tracker in self._trackers:
-            tracker.close(end)
+        with ExitStack() as stack:
+            for tracker in self._trackers:
+                stack.callback(tracker.close, end)
 
     def add(self, progress: Progress) -> None:
         """Write one line, and the picture of a tick."""

@@ -66,7 +66,7 @@ class Client:
     ) -> None:
         self._address = check_address(url, protocol, timeout, retries)
         self._protocol, self._timeout, self._retries, self._metrics = protocol, timeout, retries, metrics
-        self._thread = threading.get_ident()
+        self._thread = threading.current_thread()
         self._triton, options = _flavour(protocol, timeout)
         self._connection = self._triton.InferenceServerClient(self._address, **options)
         try:
@@ -145,7 +145,7 @@ class Client:
 
     def _ask(self, request: Callable[[float], Any], metrics: ClientMetrics | None = None) -> Any:
         """Make one request, with the seconds that it may take; translate and repeat what goes wrong."""
-        if self._protocol == "http" and self._thread != threading.get_ident():
+        if self._protocol == "http" and self._thread is not threading.current_thread():
             raise RequestError("over HTTP each thread needs a Client of its own; gRPC's may be handed on")
         patience = Patience(self._timeout, self._retries)
         while True:

@@ -112,7 +112,7 @@ class TritonServer:
         tritonserver: another `tritonserver` than that of the nvidia-pytriton wheel, with its own backends.
         graph_backend: what runs the graph: None, ONNX Runtime inside the Python backend; else one of
             troika.releases.triton_config.BACKENDS, Triton's onnxruntime backend, which the wheel does not have.
-        start_seconds: how long it may take to be ready.
+        start_seconds: how long it may take to be ready; anew where it crashes and is started again.
         exit_seconds: how long requests in flight may take at the end, and unloading (about 4 s).
         admin_key: opens Triton's management (see ADMIN_APIS) to requests with the header `troika-admin`, in gRPC
             `triton-grpc-protocol-troika-admin`. None closes it to all.
@@ -182,7 +182,9 @@ class TritonServer:
                         raise
                 except _CrashError as error:
                     if attempt == _START_ATTEMPTS:
-                        raise ServerError(str(error)) from None
+                        raise ServerError(
+                            f"Triton has crashed {attempt} times while it started; too busy a machine? {error}"
+                        ) from None
                     _log.warning("Triton has crashed while it started (%s), and is started again", _CRASH)
             if self._state_file:
                 write_atomic(self._state_file, json.dumps(asdict(self.state), indent=2) + "\n")
@@ -262,8 +264,9 @@ class TritonServer:
             *self._arguments,
         ]
         cleanup.callback(remove_traces, f"{server_id}-", environment_folders())
-        started, earlier = time.monotonic(), log.stat().st_size
+        started = time.monotonic()
         with log.open("ab") as output:
+            earlier = output.tell()
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
