@@ -8,6 +8,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
@@ -104,14 +105,17 @@ class TrackedRun:
     def __init__(self, folder: Path, tracker: str, title: str, settings: dict[str, Any]) -> None:
         self._tracker, self._path = tracker, folder / _RUN
         self._memory = _remembered(self._path)
-        self._told = int(self._memory.get(tracker, {}).get("step", 0))
+        earlier = self._memory.get(tracker, {"run": None, "step": 0})
+        self._told = earlier["step"]
         self._jobs: SimpleQueue[Callable[[_Run], object] | None] = SimpleQueue()
-        self._deaf = False
+        self._deaf = self._closed = False
+        self._writing = threading.Lock()
         started: SimpleQueue[BaseException | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._work, args=(title, settings, started), daemon=True)
+        what = (title, settings, earlier["run"], started)
+        self._thread = threading.Thread(target=self._work, args=what, daemon=True)
         self._thread.start()
         if error := started.get():
-            known = f"; or remove {self._path} to begin another run there" if tracker in self._memory else ""
+            known = f"; or remove {self._path} to begin another run there" if earlier["run"] else ""
             raise TrainingError(
                 f"tracker: {tracker} does not take the run: {_said_by(error)}; "
                 f"mend its settings{known}, or say none"
@@ -134,15 +138,27 @@ class TrackedRun:
         self._jobs.put(lambda run: run.close(end))
         self._jobs.put(None)
         self._thread.join(_SHORT_PATIENCE_SECONDS if self._deaf or end == "paused" else _PATIENCE_SECONDS)
+        with self._writing:  # what follows may copy or remove the folder
+            self._closed = True
         if self._thread.is_alive():
             _log.warning("%s does not answer; what it has not been told stays untold", self._tracker)
 
-    def _work(self, title: str, settings: dict[str, Any], started: "SimpleQueue[BaseException | None]") -> None:
+    def _work(
+        self,
+        title: str,
+        settings: dict[str, Any],
+        known: str | None,
+        started: "SimpleQueue[BaseException | None]",
+    ) -> None:
         """The thread: everything that the package is asked for."""
+        run: _Run | None = None
         try:
-            run = _TRACKERS[self._tracker](title, settings, self._memory.get(self._tracker, {}).get("run"))
+            run = _TRACKERS[self._tracker](title, settings, known)
             self._remember(run.name, self._told)
         except BaseException as error:
+            if run is not None:
+                with suppress(Exception):
+                    run.close("failed")
             started.put(error)
             return
         started.put(None)
@@ -156,7 +172,9 @@ class TrackedRun:
 
     def _remember(self, run: str, step: int) -> None:
         self._memory[self._tracker] = {"run": run, "step": step}
-        write_atomic(self._path, json.dumps(self._memory) + "\n")
+        with self._writing:
+            if not self._closed:
+                write_atomic(self._path, json.dumps(self._memory) + "\n")
 
 
 def check_tracker(name: str) -> None:
