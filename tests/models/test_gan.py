@@ -247,7 +247,7 @@ def test_arrays_of_a_message_do_not_overlap_and_begin_where_any_type_may() -> No
 
 def test_adam_takes_a_gradient_that_lies_otherwise_than_its_weight() -> None:
     network = torch.nn.Conv2d(2, 3, 4, bias=False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    before, slope = network.weight.detach().clone(), torch.randn(3, 2, 4, 4).contiguous()
+    before, slope = network.weight.detach().clone(), torch.randn(3, 2, 4, 4).sign() + torch.rand(3, 2, 4, 4) / 2
     adam = Adam(network, 0.0)
     adam.apply(adam.gradients((network.weight * slope).sum()), Hyper(0.1, 0.0, 0.0, 0.0, 0.0))
     torch.testing.assert_close(network.weight.detach(), before - 0.1 * slope.sign())
