@@ -44,7 +44,7 @@ class Tracked:
         self.folder = folder
         self.environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(packages), str(HERE), str(HERE.parents[1])]),
+            "PYTHONPATH": os.pathsep.join([str(packages), str(HERE), str(HERE.parent), str(HERE.parents[1])]),
             "PYTHONDONTWRITEBYTECODE": "",  # each process would compile these packages anew
             "WANDB_MODE": "offline",
             **{f"WANDB_{kind}": str(folder) for kind in ("DIR", "CONFIG_DIR", "CACHE_DIR", "DATA_DIR")},

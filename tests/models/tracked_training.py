@@ -8,11 +8,10 @@ import os
 import shutil
 import socket
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from waiting import wait_until
 
 from troika.errors import DivergedError, TrainingPausedError
 from troika.models import trackers
@@ -59,14 +58,6 @@ def add(log: TrainingLog, step: int) -> None:
     """One line of the history, and pictures at every second one."""
     samples = np.zeros((20, 8, 8, 1), np.uint8) if step % 100 == 0 else None
     log.add(Progress(step, 300, 1000.0, {"generator_loss": 0.5 + step}, samples))
-
-
-def wait_until(what: Callable[[], bool]) -> None:
-    """Up to a minute."""
-    end = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 if __name__ == "__main__":

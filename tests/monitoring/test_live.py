@@ -4,26 +4,18 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from names import OUTSIDE, expressions, metrics_of, records
 from promtool import RULES, program
+from waiting import PATIENCE, wait_until
 from worlds import World, worse
 
 from troika.monitor import Prometheus, write_plain_rules
 from troika.serving.triton import TritonServer
-
-DEADLINE_SECONDS = 60
-
-
-def wait_until(what: Callable[[], object], seconds: float = DEADLINE_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.3)
 
 
 class Model:
@@ -68,7 +60,7 @@ def probe(world: World, model: Model, tmp_path_factory: pytest.TempPathFactory) 
         yield f"127.0.0.1:{port_file.read_text().strip()}"
     finally:
         process.terminate()
-        assert process.wait(DEADLINE_SECONDS) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 @pytest.fixture(scope="module")

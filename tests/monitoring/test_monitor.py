@@ -5,24 +5,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from promtool import RULES, program
 from quick import REPOSITORY, plain_environment
+from waiting import wait_until
 from worlds import World
 
 from troika.errors import PortInUseError, ServerError
 from troika.monitor import Prometheus, monitor
 from troika.serving.triton import TritonServer, read_state
-
-
-def wait_until(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def test_a_server_is_watched_and_followed_until_the_end(world: World, tmp_path: Path) -> None:

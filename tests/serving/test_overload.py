@@ -3,8 +3,7 @@
 The model is held while the test brings about what it is about, so that no outcome depends on the machine's speed.
 """
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from slow_model import SlowModel, slow_model
 from tiny_bundle import expected_images
+from waiting import PATIENCE, wait_until
 
 from troika.errors import DeadlineError, OverloadedError
 from troika.serving import wire
@@ -23,7 +23,6 @@ from troika.serving.wire import Protocol
 
 SECONDS = 0.05
 QUEUE = 4
-PATIENCE = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +55,6 @@ def ask(server: TritonServer, protocol: Protocol, seed: int, **options: Any) -> 
             return client.generate(1, seed=seed, labels=1).images
         except OverloadedError as error:
             return error
-
-
-def wait_until(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not what():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.01)
 
 
 def put_to_work(

@@ -1,7 +1,7 @@
 """Weights & Biases and MLflow: where a training's figures and pictures go as well, if these are installed.
 
 A training that goes on after an interruption goes on in the same run there, and tells it no step twice. A tracker
-that fails or hangs while a training runs costs the training nothing: it is told by a thread of its own.
+that fails or hangs does not hold up the steps, as a thread of its own tells it; only the end waits, for a while.
 """
 
 import json

@@ -50,8 +50,8 @@ ADMIN_APIS = "shared-memory,model-repository,statistics,trace,logging"
 _POLL_SECONDS = 0.02
 _START_ATTEMPTS = 3
 _CRASH = "boost::interprocess::lock_exception"
-"""With which Triton's Python backend aborts while it starts its model processes, one time in a thousand or fewer
-and on loaded machines only (triton-inference-server/server issues 5949 and 8882): nothing that the model did."""
+"""With which Triton's Python backend may abort while it starts its model processes; seen once here, on a machine
+with much other work (triton-inference-server/server issues 5949 and 8882 tell of it). Not the model's doing."""
 _log = logging.getLogger(__name__)
 
 
