@@ -82,10 +82,11 @@ class Reference:
         return cls(evaluator, features, labels, classes, levels, look)
 
     def figures(self, images: Images, labels: Labels | None) -> dict[str, float]:
-        """The gate's figures of one batch of generated images uint8 (N, H, W, C).
+        """Return the gate's figures of one batch of generated images uint8 (N, H, W, C).
 
         Args:
-            images: more than five.
+            images: more than five, in random order: where the reference holds fewer, the first ones alone are
+                compared with their neighbours.
             labels: (N,), what was asked for; None where the model takes no label.
         """
         return self.figures_of(images, *self.evaluator.look_at(to_levels(images, self.levels)), labels)

@@ -55,13 +55,17 @@ class _Window:
     labels: list[NDArray[np.int64]] = field(default_factory=list)
 
     def take(
-        self, size: int, mix: NDArray[np.int64] | None
+        self, size: int, mix: NDArray[np.int64] | None, random: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None] | None:
-        """`size` images with their labels, which are gone then; None while there are fewer.
+        """Remove and return `size` images with their labels, in random order; None while there are fewer.
+
+        The order matters: `Reference.figures` compares only the first images with their neighbours where the
+        reference holds fewer than `size`, and the first images of a sorted window are of a few classes.
 
         Args:
-            size: how many.
-            mix: how many of each label, (classes,), `size` in all; None for a model without labels.
+            size: number of images.
+            mix: number of images of each label, (classes,), `size` in all; None for a model without labels.
+            random: source of the order.
         """
         if sum(map(len, self.images)) < size:
             return None
@@ -74,6 +78,7 @@ class _Window:
         if len(taken) < size:
             return None
         self.images, self.labels = [np.delete(images, taken, axis=0)], [np.delete(labels, taken)]
+        taken = random.permutation(taken)
         return images[taken], labels[taken]
 
 
@@ -226,7 +231,7 @@ class QualityProbe:
         window.images.append(made.images)
         if made.labels is not None:
             window.labels.append(made.labels)
-        while (full := window.take(size, mix)) is not None:
+        while (full := window.take(size, mix, self._random)) is not None:
             self._measure(made.model_digest, promised, *full)
 
     def _measure(
