@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 Home = Annotated[Path, typer.Option(envvar="TROIKA_HOME", help="Folder that `troika serve` was given.")]
-_HOME, _RULES = Path(".troika"), Path("manifests/monitoring/operator/rules")
+_HOME, _RULES = Path(".troika"), Path("manifests/monitoring/rules")
 
 
 def monitor(

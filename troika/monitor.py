@@ -57,6 +57,16 @@ def write_plain_rules(source: Path, target: Path) -> list[Path]:
     return written
 
 
+def write_expected(path: Path) -> Path:
+    """Write the rule that says that a model should be served here, and return its path.
+
+    Alerts on absence start from its series; in a cluster each namespace that serves has one with its name.
+    """
+    rule = {"record": "troika:serving:expected", "expr": "vector(1)"}
+    write_atomic(path, yaml.safe_dump({"groups": [{"name": "troika-expected", "rules": [rule]}]}, sort_keys=False))
+    return path
+
+
 class Prometheus:
     """A Prometheus process, ready inside a `with` block; what it has seen stays in its folder.
 
@@ -221,7 +231,7 @@ def monitor(
     probe = QualityProbe(
         _target(state), GitPromise(remote, environment), ProbeMetrics(registry), images, release_seconds=10.0
     )
-    plain = write_plain_rules(rules, folder / "rules")
+    plain = [*write_plain_rules(rules, folder / "rules"), write_expected(folder / "rules" / "expected.yaml")]
     with ExitStack() as cleanup:
         metrics, thread = start_http_server(0, HOST, registry)
         cleanup.callback(thread.join)

@@ -63,7 +63,13 @@ def test_applications_go_one_after_the_other(applications: dict[str, Object]) ->
         for name, application in applications.items()
         if name != "troika"
     }
-    assert sorted(waves, key=lambda name: waves[name]) == ["training", "pipeline", "staging", "production"]
+    assert sorted(waves, key=lambda name: waves[name]) == [
+        "training",
+        "pipeline",
+        "rules",
+        "staging",
+        "production",
+    ]
     assert len(set(waves.values())) == len(waves)
 
 

@@ -38,13 +38,26 @@ def trigger(things: list[Object]) -> dict[str, Any]:
     return trigger  # type: ignore[no-any-return]
 
 
-def pods(requests: float, failures: float = 0.0, micros: float = 2000.0, queue: float = 100.0) -> Series:
-    """Series of pods that take so many requests in a minute, each so long; a share of them fails."""
-    good = requests * (1 - failures)
+def pods(
+    requests: float,
+    failures: float = 0.0,
+    micros: float = 2000.0,
+    queue: float = 100.0,
+    *,
+    cancelled: float = 0.0,
+    refused: float = 0.0,
+) -> Series:
+    """Return the series of pods that take so many requests in a minute, each so long.
+
+    Shares of them fail, are given up by their clients, and are refused by the model (successes to Triton).
+    """
+    good = requests * (1 - failures - cancelled)
     return {
         'nv_inference_request_success{reason=""}': good,
         'nv_inference_request_failure{reason="REJECTED"}': requests * failures,
         'nv_inference_request_failure{reason="OTHER"}': 0,
+        'nv_inference_request_failure{reason="CANCELED"}': requests * cancelled,
+        'troika_model_refused_total{version="1"}': requests * refused,
         'nv_inference_request_duration_us{reason=""}': good * micros,
         'nv_inference_queue_duration_us{reason=""}': good * queue,
     }
@@ -96,6 +109,8 @@ def passes(metric: Any, answer: float | None, minimum: int = 200) -> bool:
 
 
 HEALTHY = {"new": pods(100), "old": pods(900)}
+UNCOUNTED = {series: value for series, value in pods(900).items() if "refused" not in series}
+METRICS = ("requests", "failures", "refusals", "slowdown")
 NOBODY_ASKED = {"new": pods(0), "old": pods(900)}
 # What is shown, whom Prometheus sees, metric, its answer (None: nothing), and whether the canary goes on.
 CANARY: list[tuple[str, dict[str, Series], str, float | None, bool]] = [
@@ -110,8 +125,16 @@ CANARY: list[tuple[str, dict[str, Series], str, float | None, bool]] = [
     ("is slower", {"new": pods(100, micros=20000), "old": pods(900)}, "slowdown", 17000, False),
     ("all are slow", {"new": pods(100, micros=20000), "old": pods(900, micros=20000)}, "slowdown", -10000, True),
     ("stable pods have no traffic", {"new": pods(100), "old": pods(0)}, "failures", 0, True),
-    *(("no canary is seen", {"old": pods(900)}, m, None, False) for m in ("requests", "failures", "slowdown")),
-    *(("nothing is seen", {}, m, None, False) for m in ("requests", "failures", "slowdown")),
+    ("clients give up", {"new": pods(100, cancelled=0.01), "old": pods(900)}, "failures", 0, True),
+    ("given up does not count", {"new": pods(100, cancelled=0.7), "old": pods(900)}, "requests", 150, False),
+    ("healthy", HEALTHY, "refusals", 0, True),
+    ("refuses everything", {"new": pods(100, refused=1.0), "old": pods(900)}, "failures", 0, True),
+    ("refuses everything", {"new": pods(100, refused=1.0), "old": pods(900)}, "refusals", 1, False),
+    ("all refuse alike", {"new": pods(100, refused=0.3), "old": pods(900, refused=0.3)}, "refusals", 0, True),
+    ("the old bundle does not count", {"new": pods(100), "old": UNCOUNTED}, "refusals", 0, True),
+    ("the new bundle does not count", {"new": UNCOUNTED, "old": pods(900)}, "refusals", None, False),
+    *(("no canary is seen", {"old": pods(900)}, m, None, False) for m in METRICS),
+    *(("nothing is seen", {}, m, None, False) for m in METRICS),
     ("nobody asked", NOBODY_ASKED, "requests", 0, False),
 ]  # fmt: skip
 
@@ -124,7 +147,7 @@ def test_the_canary_goes_on_or_back(analysis: dict[str, Any], tmp_path: Path) ->
 
 def test_a_canary_that_nobody_asks_has_no_shares_and_fails(analysis: dict[str, Any], tmp_path: Path) -> None:
     """0/0 is NaN, which alone differs from itself."""
-    for metric in ("failures", "slowdown"):
+    for metric in ("failures", "refusals", "slowdown"):
         query = query_of(analysis[metric])
         evaluate(tmp_path, [(NOBODY_ASKED, f"({query}) == ({query})", None), (NOBODY_ASKED, f"count({query})", 1)])
         assert not passes(analysis[metric], math.nan)

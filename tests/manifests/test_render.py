@@ -63,6 +63,32 @@ def test_no_pod_of_training_reaches_triton(renders: dict[str, list[Object]]) -> 
     assert [way for way in ways if way[0].startswith("troika-training/") and way[1].endswith("/triton")] == []
 
 
+def test_each_namespace_that_serves_says_that_a_model_is_expected(renders: dict[str, list[Object]]) -> None:
+    """Alerts on absence start from that series, so its label must be the namespace's own name."""
+    for environment in ("staging", "production"):
+        (rule,) = [t for t in renders[f"serving/overlays/{environment}"] if t["kind"] == "PrometheusRule"]
+        (group,) = rule["spec"]["groups"]
+        (record,) = group["rules"]
+        assert record["record"] == "troika:serving:expected"
+        assert record["labels"] == {"namespace": rule["metadata"]["namespace"]}
+        assert record["labels"]["namespace"] == f"troika-{environment}"
+
+
+def test_rules_are_loaded_once(renders: dict[str, list[Object]]) -> None:
+    """A Prometheus that watches two namespaces would give each alert twice."""
+    alerts = [
+        rule["alert"] + rule["labels"].get("burn", "")
+        for things in renders.values()
+        for thing in things
+        if thing["kind"] == "PrometheusRule"
+        for group in thing["spec"]["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    ]
+    assert len(alerts) > 20
+    assert len(set(alerts)) == len(alerts)
+
+
 def test_patches_name_what_they_change() -> None:
     assert rules.patch_targets() == []
 

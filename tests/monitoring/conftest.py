@@ -2,15 +2,23 @@
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from quick import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "tests" / "monitoring"))
 
+from promtool import program, promtool_3
 from worlds import World, make_world
 
 from troika.serving.triton import TritonServer
+
+
+@pytest.fixture(scope="session", params=["Debian's", "Prometheus 3"])
+def promtool(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str | Path:
+    """Each promtool in turn: from Prometheus 3 on, ranges leave out their older end."""
+    return program("promtool") if request.param == "Debian's" else promtool_3(tmp_path_factory.mktemp("promtool"))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from promtool import RULES, program
 from waiting import PATIENCE, wait_until
 from worlds import World, worse
 
-from troika.monitor import Prometheus, write_plain_rules
+from troika.monitor import Prometheus, write_expected, write_plain_rules
 from troika.serving.triton import TritonServer
 
 
@@ -67,7 +67,7 @@ def probe(world: World, model: Model, tmp_path_factory: pytest.TempPathFactory) 
 def prometheus(model: Model, probe: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """With the very rules, only that none waits before it fires, and records are made at once."""
     folder = tmp_path_factory.mktemp("prometheus")
-    rules = write_plain_rules(RULES, folder / "rules")
+    rules = [*write_plain_rules(RULES, folder / "rules"), write_expected(folder / "rules" / "expected.yaml")]
     for path in rules:
         impatient = re.sub(r"(?m)^ *for: \w+\n", "", path.read_text())
         path.write_text(re.sub(r"(?m)^( *)interval: \w+\n", r"\1interval: 1s\n", impatient))

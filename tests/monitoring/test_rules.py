@@ -38,8 +38,8 @@ def test_folders_without_rules_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_promtool_tests_pass(file: str, tmp_path: Path) -> None:
-    done = run_tests(tmp_path, file, FILES[file])
+def test_promtool_tests_pass(file: str, promtool: str | Path, tmp_path: Path) -> None:
+    done = run_tests(tmp_path, file, FILES[file], promtool)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -43,6 +43,13 @@ class TritonPythonModel:
             folder = bundle / "graph_repository" / f"{config['name']}_graph"
             self._graph = _InProcess(folder / args["model_version"] / "model.onnx")
             self._run_largest_batch(int(config["max_batch_size"]))
+        # Triton counts a refusal as a success: its own counters do not show a model that refuses everything.
+        self._refusals = pb_utils.MetricFamily(
+            name="troika_model_refused_total",
+            description="Requests that the model answered with an error of its own, such as a label out of range",
+            kind=pb_utils.MetricFamily.COUNTER,
+        )
+        self._refused = self._refusals.Metric(labels={"model": config["name"], "version": args["model_version"]})
 
     def _run_largest_batch(self, count: int) -> None:
         """Now, not while somebody waits, ONNX Runtime takes most of the memory that it will need.
@@ -60,6 +67,7 @@ class TritonPythonModel:
         """
         asked = [self._rows(request) for request in requests]
         images = self._images([row for rows in asked if isinstance(rows, list) for row in rows])
+        self._refused.increment(sum(isinstance(rows, str) for rows in asked))
         return [
             self._answer(request, rows, images) if isinstance(rows, list) else _refusal(rows)
             for request, rows in zip(requests, asked, strict=True)
