@@ -38,8 +38,8 @@ OUTSIDE = {
 
 _WORDS = {
     "and", "or", "unless", "by", "without", "on", "ignoring", "group_left", "group_right", "bool", "offset",
-    "sum", "min", "max", "avg", "count", "topk", "histogram_quantile", "rate", "increase", "absent", "time", "vector",
-    "clamp_min", "le",
+    "sum", "min", "max", "avg", "count", "topk", "histogram_quantile", "rate", "increase", "absent", "time",
+    "clamp_min", "le", "vector",
 }  # fmt: skip
 
 
