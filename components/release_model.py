@@ -35,7 +35,8 @@ def release_model(
 
     Args:
         published: file that publish_model wrote.
-        release: JSON file to write: version, digest, previous digest, commit.
+        release: JSON file to write: version, digest, previous digest, commit; or, where publish_model has recorded
+            that the model was not published, that nothing was released.
         remote: URL or folder of the Git repository that the serving side follows.
         environment: overlay whose release.yaml is changed, such as local, staging or production.
         params: section `release_model`.
@@ -49,6 +50,10 @@ def release_model(
     """
     try:
         record = json.loads(published.read_text(encoding="utf-8"))
+        if record.get("published") is False:
+            write_atomic(release, json.dumps({"released": False, "reason": record["reason"]}, indent=1) + "\n")
+            print("not released: it was not published")
+            return
         verdict_sha256 = record.pop("verdict_sha256")
         entry = PublishedModel(**record)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

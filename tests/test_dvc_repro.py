@@ -1,5 +1,6 @@
 """`dvc repro` in a copy of the repository: both branches of the gate, caching, and the hash in the model card."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -73,14 +74,27 @@ def test_what_has_not_changed_is_not_run_again(reproduced: Path) -> None:
     assert "is already released" in finished.stdout
 
 
-def test_a_rejected_model_stops_before_the_store(tmp_path: Path) -> None:
+def test_a_rejection_is_a_result_and_stops_before_the_store(tmp_path: Path) -> None:
     folder = checkout(tmp_path, promoted=False)
+    somebody = ["-c", "user.name=n", "-c", "user.email=n@example"]
+    for command in (["add", "--all"], ["commit", "--quiet", "--message", "all"]):
+        subprocess.run(["git", *somebody, *command], cwd=folder, check=True)
+    before = (folder / "params.yaml").read_text()
+    finished = dvc(folder, "exp", "run", "--set-param", "train.seed=1", "--temp", "--name", "other-seed")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert (folder / "params.yaml").read_text() == before
+    shown = json.loads(dvc(folder, "exp", "show", "--json").stdout)
+    assert '"other-seed"' in json.dumps(shown)
+    assert '"promoted": false' in json.dumps(shown)
     finished = dvc(folder, "repro")
-    assert finished.returncode != 0
+    assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "Rejected: " in finished.stdout
     assert "the verdict is 'reject', not 'promote'" in finished.stdout
     assert "Traceback" not in finished.stdout + finished.stderr
-    assert "failed to reproduce 'publish_model'" in finished.stderr
+    assert "not published: " in finished.stdout
+    assert "not released: it was not published" in finished.stdout
+    for name in ("published", "release"):
+        assert "'reject'" in json.loads((folder / "artifacts" / f"{name}.json").read_text())["reason"]
     assert not list((folder / ".troika").glob("store/*/sha256-*"))
     assert read_release(folder / ".troika" / "releases.git", "local") is None
     assert (folder / "artifacts" / "evaluation.html").exists()

@@ -129,4 +129,4 @@ def test_versions_are_those_in_use_and_absent_packages_are_left_out(monkeypatch:
     assert versions["numpy"] == np.__version__
     assert {"troika", "torch", "onnx", "onnxruntime"} <= versions.keys()
     monkeypatch.setattr(lineage, "_RECORDED_PACKAGES", ("numpy", "no-such-package-anywhere"))
-    assert lineage.package_versions().keys() == {"python", "numpy"}
+    assert lineage.package_versions().keys() == {"python", "troika", "numpy"}

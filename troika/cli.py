@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from troika import cli_kubeflow, cli_monitor, cli_releases
+from troika import __version__, cli_kubeflow, cli_monitor, cli_releases
 from troika.cli_data import DatasetPath, ModelName, Previous, Repo, Rev, data_changes, set_version
 from troika.cli_parameters import PARAMS, Changes, ParamsFile, read_parameters
 from troika.errors import TroikaError
@@ -20,10 +20,25 @@ from troika.errors import TroikaError
 app = typer.Typer(
     help="Train, judge, release and serve generative models.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"troika {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """Train, judge, release and serve generative models."""
 
 
 class Protocol(StrEnum):
@@ -41,6 +56,15 @@ Home = Annotated[
 ]
 _HOME = Path(".troika")
 _STATE_FILE = "server.json"
+_PORTS = (8000, 8001, 8002)
+"""Triton's own for HTTP, gRPC and metrics, which every example names."""
+_SNIPPET = """\
+    from troika.serving.client import Client
+
+    with Client("127.0.0.1:{port}", model="{model}") as client:
+        made = client.generate(20, seed=0)
+    print(made.images.shape, made.model_digest)
+"""
 _PICTURE_COLUMNS, _PICTURE_COUNT = 10, 100
 
 
@@ -140,16 +164,23 @@ _PRODUCTS = {
 
 @app.command(epilog="Examples:  troika serve  |  troika serve --http-port 8000 --grpc-port 8001")
 def serve(
-    http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
-    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
-    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
+    http_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="0: a free one; default: 8000, or a free one if taken.")
+    ] = None,
+    grpc_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Likewise; default: 8001.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Likewise; default: 8002.")] = None,
     home: Home = _HOME,
 ) -> None:
     """Serve the released model with Triton, until Ctrl-C."""
     with _clear_errors():
         from troika.releases import local
         from troika.serving.triton import serve_release, stop_on_signals
+        from troika.serving.triton_process import free_or
 
+        http_port, grpc_port, metrics_port = (
+            free_or(default, 0) if asked is None else asked
+            for asked, default in zip((http_port, grpc_port, metrics_port), _PORTS, strict=True)
+        )
         server = serve_release(
             local.release_remote(home),
             local.environment(),
@@ -168,7 +199,8 @@ def serve(
             typer.echo(f"  gRPC     127.0.0.1:{state.grpc_port}")
             typer.echo(f"  metrics  http://127.0.0.1:{state.metrics_port}/metrics")
             typer.echo(f"  log      {state.log}")
-            typer.echo(f"ready after {server.seconds_to_ready:.1f} s; Ctrl-C stops it")
+            typer.echo(f"ready after {server.seconds_to_ready:.1f} s; Ctrl-C stops it. From Python:\n")
+            typer.echo(_SNIPPET.format(port=state.grpc_port, model=state.model))
             try:
                 server.wait()
             except KeyboardInterrupt:

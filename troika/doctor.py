@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from troika.errors import TroikaError
+from troika.errors import TroikaError, install_hint
 
 Outcome = Literal["pass", "warn", "fail"]
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
@@ -80,7 +80,7 @@ def _framework() -> Finding:
     try:
         import torch  # noqa: PLC0415 - a serving machine has none
     except ImportError:
-        return Finding("warn", name, "PyTorch is not installed", "`pip install troika[pytorch]` to train here")
+        return Finding("warn", name, "PyTorch is not installed", f"{install_hint('pytorch')} to train here")
     if torch.cuda.is_available():
         found = torch.cuda.get_device_properties(0)
         return Finding(
@@ -187,7 +187,7 @@ def _kubeflow(host: str) -> Finding:
     try:
         sdk = version("kfp")
     except PackageNotFoundError:
-        return Finding("fail", name, "kfp is not installed", "`pip install troika[pipeline]`")
+        return Finding("fail", name, "kfp is not installed", install_hint("pipeline"))
     numbers = tuple(int(part) for part in backend.lstrip("v").split(".")[:2] if part.isdigit())
     said = f"backend {backend or 'of unknown version'}, SDK {sdk}"
     if numbers < _OLDEST_BACKEND:

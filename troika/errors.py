@@ -11,7 +11,8 @@ TroikaError
 ├── BundleError        a model bundle: missing, changed or foreign files
 ├── SamplesError       what a generator gives are no images of the dataset's kind
 ├── GateBrokenError    the gate would promote a generator that is known to be bad
-├── NotApprovedError   the gate has not promoted exactly this bundle
+├── NotApprovedError   there is no promote verdict for exactly this bundle
+│   └── NotPromotedError   there is a verdict for it, and it is another one
 ├── StoreError         the model store
 ├── ReleaseError       the Git pointer
 │   └── SupersededError    somebody else has released in the meantime
@@ -77,6 +78,10 @@ class NotApprovedError(TroikaError):
     """There is no `promote` verdict for exactly this bundle."""
 
 
+class NotPromotedError(NotApprovedError):
+    """The verdict on exactly this bundle is not `promote`: a result, not a fault."""
+
+
 class StoreError(TroikaError):
     """The model store cannot be written or read, or already holds something else under this name."""
 
@@ -111,3 +116,11 @@ class DeadlineError(ServerError):
 
 class RequestError(ServingError):
     """The server (or the client before it) refused the request because of its content."""
+
+
+def install_hint(extra: str) -> str:
+    """Return how to install an optional part, such as `client`.
+
+    Troika is not published to a package index, where its short name is another project's: it is installed by path.
+    """
+    return f"`pip install '.[{extra}]'` in a checkout of Troika"

@@ -6,8 +6,9 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from troika import __version__
+
 _RECORDED_PACKAGES = (
-    "troika",
     "torch",
     "tensorflow",
     "tensorflow-cpu",
@@ -47,7 +48,8 @@ def image_digest() -> str:
 
 def package_versions() -> dict[str, str]:
     """Versions of Python and of the packages that shape a model's weights and graph."""
-    versions = {"python": platform.python_version()}
+    # Not by its name in the index of packages, which another version can be installed under.
+    versions = {"python": platform.python_version(), "troika": __version__}
     for package in _RECORDED_PACKAGES:
         try:
             versions[package] = version(package)

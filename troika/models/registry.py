@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from troika.errors import ParameterError
+from troika.errors import ParameterError, install_hint
 from troika.models.contract import GenerativeModel
 from troika.params import Params
 
@@ -27,7 +27,7 @@ def model_class(family: str, framework: str) -> type[GenerativeModel]:
         loaded: type[GenerativeModel] = _load(_MODELS[family, framework])
     except ModuleNotFoundError as error:
         raise ParameterError(
-            f"framework: {framework} is not installed here ({error}); install troika[{framework}], or run in a "
+            f"framework: {framework} is not installed here ({error}); {install_hint(framework)}, or run in a "
             f"train image built with FRAMEWORK={framework}"
         ) from error
     return loaded

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from troika.errors import StoreError
+from troika.errors import StoreError, install_hint
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {
@@ -167,7 +167,7 @@ class Bucket(Storage):
         try:
             kind = fsspec.get_filesystem_class(scheme)
         except ImportError as error:
-            raise StoreError(f"model store {url} needs `pip install troika[store]`: {error}") from None
+            raise StoreError(f"model store {url} needs {install_hint('store')}: {error}") from None
         with self._told("open"):
             self._files = kind(skip_instance_cache=True, **_OPTIONS[scheme])
         self._root = kind._strip_protocol(self.url)

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from pydantic import BaseModel
 
-from troika.errors import BundleError, NotApprovedError, StoreError
+from troika.errors import BundleError, NotApprovedError, NotPromotedError, StoreError
 from troika.folders import replace_folder
 from troika.releases.bundle import Bundle, check_names
 from troika.releases.manifest import (
@@ -305,7 +305,7 @@ def _check_approved(bundle: Bundle, verdict: Mapping[str, Any] | BaseModel | byt
         reasons = (
             "; ".join(str(reason) for reason in content.get("reasons") or ()) or "the verdict gives no reason"
         )
-        raise NotApprovedError(
+        raise NotPromotedError(
             f"{bundle.model} {bundle.digest}: the verdict is {decision!r}, not 'promote': {reasons}"
         )
     return record

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psutil
 
-from troika.errors import ParameterError, PortInUseError, ServerError
+from troika.errors import ParameterError, PortInUseError, ServerError, install_hint
 
 HOST = "127.0.0.1"
 SERVICES = ("http", "grpc", "metrics")
@@ -81,7 +81,7 @@ def find_installation(program: Path | None = None) -> Installation:
     wheel = Path(spec.origin).parent / "tritonserver" if spec and spec.origin else None
     if wheel is None or not (wheel / "bin" / "tritonserver").is_file():
         raise ServerError(
-            "Triton is not installed: `pip install troika[serve]` (Linux), or give a tritonserver program"
+            f"Triton is not installed: {install_hint('serve')} (Linux), or give a tritonserver program"
         )
     return Installation(wheel / "bin" / "tritonserver", wheel)
 
@@ -111,6 +111,18 @@ def choose_ports(asked: Iterable[int]) -> tuple[int, int, int]:
                 ) from None
             ports.append(listener.getsockname()[1])
         return (ports[0], ports[1], ports[2])
+
+
+def free_or(port: int, otherwise: int) -> int:
+    """Return `port` if it can be opened on this machine now, else `otherwise`."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, port))
+            listener.listen(1)
+        except OSError:
+            return otherwise
+    return port
 
 
 def has_exited(pid: int) -> bool:
