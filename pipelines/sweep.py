@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from kfp import compiler, dsl
+from kfp import dsl
 from pydantic import Field, model_validator
 from scipy import stats
 from sklearn.model_selection import ParameterGrid, ParameterSampler
@@ -18,6 +18,7 @@ from components.step import check_sections, resolve_params
 from pipelines import steps as wrappers
 from pipelines.cluster import Cluster, apply
 from pipelines.graph import margin, train_and_release, without_nulls
+from pipelines.package import check_values, write_package
 from troika.errors import ParameterError
 from troika.params import Params, parse_assignments, read_mapping
 
@@ -49,11 +50,11 @@ def compile_sweep(
     points = sweep.points()
     for point in points:
         check_sections(point, "parameters")
+        check_values(point, "a trial of the sweep")
         for name in point:
             step = getattr(import_module(f"components.{name}"), name)
             resolve_params(step, sections[name], overrides=point, where="a trial of the sweep")
-    package.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(sweep_and_release(image, sections, sweep, cluster), package_path=str(package))
+    write_package(package, sweep_and_release(image, sections, sweep, cluster))
     return len(points)
 
 
