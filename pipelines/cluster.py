@@ -17,6 +17,10 @@ from troika.params import Params, merge, read_mapping
 USER = 10001
 """The user of the train image."""
 _QUANTITY = r"^[1-9][0-9]*(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
+_FIRST_WAIT_SECONDS, _WAIT_FACTOR = 30, 2
+"""Between attempts: 30 s, then twice the last one."""
+_PENDING_SECONDS = 24 * 3600
+"""How long an attempt may wait for a node; a pod's time-out counts from its start there, the window does not."""
 _NEVER_REPEATED = ("release_model",)
 
 
@@ -99,6 +103,15 @@ def read_cluster(path: Path, changes: Mapping[str, Any] | None = None) -> Cluste
     return Cluster.parse(merge(read_mapping(path), changes or {}), str(path))
 
 
+def retry_window_seconds(step: StepResources) -> int:
+    """Return the time from the first attempt's start in which Argo may start another and let it run to its end.
+
+    KFP's `backoff_max_duration` is Argo's `backoff.maxDuration`: a deadline for all attempts, not the longest wait.
+    """
+    waits = sum(_FIRST_WAIT_SECONDS * _WAIT_FACTOR**number for number in range(step.retries))
+    return (step.retries + 1) * (step.timeout_seconds + _PENDING_SECONDS) + waits
+
+
 def apply(task: dsl.PipelineTask, cluster: Cluster, step: str | None = None) -> None:
     """Set all that the cluster file says for the step of this task, or for the one that is named."""
     step = step or task.name.replace("-", "_")
@@ -106,7 +119,12 @@ def apply(task: dsl.PipelineTask, cluster: Cluster, step: str | None = None) -> 
     task.set_cpu_request(wanted.cpu).set_cpu_limit(wanted.cpu)
     task.set_memory_request(wanted.memory).set_memory_limit(wanted.memory)
     if wanted.retries:
-        task.set_retry(wanted.retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration="600s")
+        task.set_retry(
+            wanted.retries,
+            backoff_duration=f"{_FIRST_WAIT_SECONDS}s",
+            backoff_factor=_WAIT_FACTOR,
+            backoff_max_duration=f"{retry_window_seconds(wanted)}s",
+        )
     if wanted.gpus:
         task.set_accelerator_type(wanted.gpu_type).set_accelerator_limit(wanted.gpus)
     kubernetes.set_timeout(task, wanted.timeout_seconds)

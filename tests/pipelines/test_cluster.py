@@ -11,6 +11,7 @@ from quick import REPOSITORY
 from components.step import read_sections
 from pipelines.cluster import read_cluster
 from pipelines.compile import compile_manifests, compile_pipeline
+from pipelines.sweep import compile_sweep, read_sweep
 from troika.errors import ParameterError
 from troika.params import parse_assignments
 
@@ -106,6 +107,50 @@ def test_what_a_lost_pod_breaks_is_repeated_and_a_release_is_not(package: tuple[
         "prepare-data": 2, "train": 3, "export-model": 2, "train-evaluator": 2, "find-champion": 3, "evaluate": 2,
         "publish-model": 3, "release-model": 0,
     }  # fmt: skip
+
+
+def every_task(package: Path) -> dict[str, tuple[dict[str, Any], int]]:
+    """Each task of a package that runs a pod, by its place in the graph, with its time-out in seconds."""
+    graph, platform = yaml.safe_load_all(package.read_text())
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    found: dict[str, tuple[dict[str, Any], int]] = {}
+
+    def walk(dag: dict[str, Any], place: str) -> None:
+        for name, task in dag["tasks"].items():
+            component = graph["components"][task["componentRef"]["name"]]
+            if "dag" in component:
+                walk(component["dag"], f"{place}{name}/")
+            else:
+                found[place + name] = (task, int(pods[component["executorLabel"]]["activeDeadlineSeconds"]))
+
+    walk(graph["root"]["dag"], "")
+    return found
+
+
+@pytest.mark.parametrize("changes", [(), ("steps.train.retries=10", "steps.evaluate={timeout_seconds: 1}")])
+def test_every_attempt_of_every_task_has_its_whole_time_out(changes: tuple[str, ...], tmp_path: Path) -> None:
+    """Argo starts no attempt after `maxDuration` from the first one's start, and ends one that runs then."""
+    sections = read_sections(REPOSITORY / "params.yaml")
+    cluster = read_cluster(FILE, parse_assignments(list(changes)))
+    compile_pipeline(tmp_path / "run.yaml", IMAGE, sections, cluster)
+    compile_sweep(
+        tmp_path / "sweep.yaml", IMAGE, sections, read_sweep(REPOSITORY / "pipelines" / "sweep.yaml"), cluster
+    )
+    for package in ("run.yaml", "sweep.yaml"):
+        repeated = 0
+        for place, (task, timeout) in every_task(tmp_path / package).items():
+            policy = task.get("retryPolicy")
+            if policy is None:
+                assert task["taskInfo"]["name"] == "release-model", place
+                continue
+            seconds = {
+                key: int(policy[key].removesuffix("s")) for key in ("backoffDuration", "backoffMaxDuration")
+            }
+            retries = policy["maxRetryCount"]
+            waits = sum(seconds["backoffDuration"] * policy["backoffFactor"] ** n for n in range(retries))
+            assert seconds["backoffMaxDuration"] >= (retries + 1) * timeout + waits, f"{package}: {place}"
+            repeated += 1
+        assert repeated >= 7, package
 
 
 def test_secrets_go_by_name_to_those_that_need_them_alone(package: tuple[str, Any, Any]) -> None:
