@@ -78,7 +78,14 @@ class Cluster(Params):
     secrets: dict[str, Secret]
     training_state: str | None
     """Name of a PersistentVolumeClaim on which a training that was preempted goes on; null: it starts anew."""
+    training_state_access: Literal["ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany"] = "ReadWriteOnce"
+    """Access mode of that claim. Pods on two nodes wait for each other for ever unless it is ReadWriteMany."""
     steps: dict[str, StepResources]
+
+    @property
+    def keeps_states_at_once(self) -> bool:
+        """Whether trainings at the same time may keep their states on the claim."""
+        return self.training_state_access == "ReadWriteMany"
 
     @model_validator(mode="after")
     def _fits_the_graph(self) -> "Cluster":
@@ -106,14 +113,29 @@ def read_cluster(path: Path, changes: Mapping[str, Any] | None = None) -> Cluste
 def retry_window_seconds(step: StepResources) -> int:
     """Return the time from the first attempt's start in which Argo may start another and let it run to its end.
 
-    KFP's `backoff_max_duration` is Argo's `backoff.maxDuration`: a deadline for all attempts, not the longest wait.
+    KFP's `backoff_max_duration` is Argo's `backoff.maxDuration`: the end of all attempts, not the longest wait.
     """
-    waits = sum(_FIRST_WAIT_SECONDS * _WAIT_FACTOR**number for number in range(step.retries))
+    waits = _FIRST_WAIT_SECONDS * sum(int(_WAIT_FACTOR**number) for number in range(step.retries))
     return (step.retries + 1) * (step.timeout_seconds + _PENDING_SECONDS) + waits
 
 
-def apply(task: dsl.PipelineTask, cluster: Cluster, step: str | None = None) -> None:
-    """Set all that the cluster file says for the step of this task, or for the one that is named."""
+def apply(
+    task: dsl.PipelineTask,
+    cluster: Cluster,
+    step: str | None = None,
+    *,
+    with_secrets: bool = True,
+    with_state: bool = True,
+) -> None:
+    """Set all that the cluster file says for a step.
+
+    Args:
+        task: what gets it.
+        cluster: the file's content.
+        step: the step whose settings these are; by default the task's own.
+        with_secrets: whether the task may read the step's secrets.
+        with_state: whether a training keeps its state on the claim.
+    """
     step = step or task.name.replace("-", "_")
     wanted = cluster.steps[step]
     task.set_cpu_request(wanted.cpu).set_cpu_limit(wanted.cpu)
@@ -138,7 +160,7 @@ def apply(task: dsl.PipelineTask, cluster: Cluster, step: str | None = None) -> 
         kubernetes.add_node_selector(task, key, value)
     for toleration in wanted.tolerations:
         kubernetes.add_toleration(task, toleration.key, toleration.operator, toleration.value, toleration.effect)
-    for name in wanted.secrets:
+    for name in wanted.secrets if with_secrets else ():
         secret = cluster.secrets[name]
         if secret.environment:
             kubernetes.use_secret_as_env(task, secret.name, dict(secret.environment))
@@ -146,6 +168,6 @@ def apply(task: dsl.PipelineTask, cluster: Cluster, step: str | None = None) -> 
             kubernetes.use_secret_as_volume(task, secret.name, secret.mount)
         for variable, value in secret.files.items():
             task.set_env_variable(variable, value.replace("{mount}", str(secret.mount)))
-    if step == "train" and cluster.training_state:
+    if step == "train" and with_state and cluster.training_state:
         kubernetes.mount_pvc(task, cluster.training_state, "/training")
         task.set_env_variable("TROIKA_TRAINING_STATE", "/training")
