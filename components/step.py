@@ -7,6 +7,8 @@ environment (a store, a remote), and whose `params` argument is its section of `
 import argparse
 import errno
 import inspect
+import json
+import os
 import sys
 import types
 import typing
@@ -102,14 +104,43 @@ PAUSED = 75
 _THE_MACHINES_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
+STEP_ENVIRONMENT = "TROIKA_STEP_ENVIRONMENT"
+"""Variable of a pod: JSON of variables of the step alone, each as `{"file": path}` or `{"text": text}`."""
+
+
+def set_step_environment() -> None:
+    """Set the variables that STEP_ENVIRONMENT describes, from the secrets that are mounted in a pod.
+
+    Kubeflow's launcher, the parent process, must not have them: it heeds AWS_* and GOOGLE_* for its artifacts.
+
+    Raises:
+        ParameterError: a file is missing, or is no text.
+    """
+    for name, source in json.loads(os.environ.get(STEP_ENVIRONMENT, "{}")).items():
+        if "text" in source:
+            os.environ[name] = source["text"]
+            continue
+        path = Path(source["file"])
+        try:
+            # A secret that was made from a file often ends with a line break, which is no part of a key.
+            os.environ[name] = path.read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, ValueError) as error:
+            said = getattr(error, "strerror", None) or error
+            raise ParameterError(
+                f"{name}: cannot read {path} ({said}); has the secret that is mounted at {path.parent} a key "
+                f"{path.name!r}?"
+            ) from None
+
+
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Print a TroikaError, or what a full or closed disk says, as one message and exit with 1.
+    """Set the step's environment; print a TroikaError, or what a full or closed disk says, as one line and exit.
 
     A training that was asked to end exits with PAUSED, so that whoever repeats failed steps lets it go on.
     Anything else is a bug and keeps its traceback.
     """
     try:
+        set_step_environment()
         yield
     except TrainingPausedError as error:
         print(f"paused: {error}", flush=True)

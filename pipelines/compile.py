@@ -5,17 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from kfp import compiler
 from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
 from pipelines.cluster import Cluster
 from pipelines.graph import PIPELINE_NAME, train_and_release
+from pipelines.package import write_documents, write_package
 
 
 def compile_pipeline(
     package: Path, image: str, sections: Mapping[str, Mapping[str, Any]], cluster: Cluster | None = None
 ) -> str:
-    """Write the package, a YAML file; gives the version's name, which is made of its content.
+    """Write the package, a YAML file; return the version's name, which is made of its content.
 
     Args:
         package: file to write.
@@ -23,9 +25,11 @@ def compile_pipeline(
             tells images apart by this text alone.
         sections: params.yaml.
         cluster: what pods get; None leaves it to the cluster.
+
+    Raises:
+        ParameterError: a value of `sections` would reach a step as another one.
     """
-    package.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(train_and_release(image, sections, cluster), package_path=str(package))
+    write_package(package, train_and_release(image, sections, cluster))
     return version_name(package)
 
 
@@ -65,3 +69,4 @@ def compile_manifests(
         kubernetes_manifest_options=options,
         kubernetes_manifest_format=True,
     )
+    write_documents(manifests, list(yaml.safe_load_all(manifests.read_text(encoding="utf-8"))))

@@ -10,6 +10,7 @@ from kfp import dsl
 
 from pipelines import steps as wrappers
 from pipelines.cluster import Cluster, apply
+from pipelines.package import check_values
 
 PIPELINE_NAME = "troika-train-and-release"
 
@@ -38,7 +39,11 @@ def train_and_release(
         image: the train image that every step runs in.
         sections: params.yaml; its values are the defaults of the run form, and whole sections go along.
         cluster: what pods get; None, on a laptop, sets nothing.
+
+    Raises:
+        ParameterError: a value of `sections` would reach a step as another one.
     """
+    check_values(sections, "parameters")
     component: Callable[..., Any] = lambda step: dsl.component(  # noqa: E731
         step, base_image=image, install_kfp_package=False
     )

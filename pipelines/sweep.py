@@ -4,12 +4,15 @@ A search space is declared in a file, in Katib's terms (see docs/guides/kubeflow
 pipeline is compiled, so that a package says which ones it runs.
 """
 
+# ruff: noqa: PLC0415 - KFP copies the source of each wrapper, which imports what it needs from the image
+
+import json
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from kfp import compiler, dsl
+from kfp import dsl
 from pydantic import Field, model_validator
 from scipy import stats
 from sklearn.model_selection import ParameterGrid, ParameterSampler
@@ -18,11 +21,18 @@ from components.step import check_sections, resolve_params
 from pipelines import steps as wrappers
 from pipelines.cluster import Cluster, apply
 from pipelines.graph import margin, train_and_release, without_nulls
+from pipelines.package import check_values, write_package
 from troika.errors import ParameterError
-from troika.params import Params, parse_assignments, read_mapping
+from troika.params import Params, nested, read_mapping
 
 PIPELINE_NAME = "troika-sweep"
-_MOST = 200
+_SEARCHED = ("train", "export_model", "evaluate")
+"""Steps that run for each trial."""
+_MOST = 500
+_BATCH = 50
+"""Trials whose results one task takes: about 1 KiB each, in one argument of at most 128 KiB."""
+_LARGEST_TABLE = 96 * 1024
+"""Bytes of all trials' values, which one task gets as an argument; the rest is for what stands beside them."""
 
 
 def read_sweep(path: Path) -> "Sweep":
@@ -47,13 +57,23 @@ def compile_sweep(
         ParameterError: a trial's parameters are not valid, which is told now and not hours later; or too many.
     """
     points = sweep.points()
+    size = len(json.dumps(sweep.table()))
+    if size > _LARGEST_TABLE:
+        raise ParameterError(
+            f"the values of the sweep's {len(points)} trials take {size} bytes, and one task of Kubeflow gets at "
+            f"most {_LARGEST_TABLE}: draw fewer trials, change fewer parameters, or give shorter values"
+        )
     for point in points:
         check_sections(point, "parameters")
+        if shared := [name for name in point if name not in _SEARCHED]:
+            raise ParameterError(
+                f"parameters: {shared[0]} is the same for all trials; search those of {', '.join(_SEARCHED)}"
+            )
+        check_values(point, "a trial of the sweep")
         for name in point:
             step = getattr(import_module(f"components.{name}"), name)
             resolve_params(step, sections[name], overrides=point, where="a trial of the sweep")
-    package.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(sweep_and_release(image, sections, sweep, cluster), package_path=str(package))
+    write_package(package, sweep_and_release(image, sections, sweep, cluster))
     return len(points)
 
 
@@ -120,11 +140,11 @@ class Sweep(Params):
                     raise ValueError(f"parameters.{name}: a grid needs values")
         return self
 
-    def points(self) -> list[dict[str, Any]]:
-        """Of each trial, the changed parameters as nested values; the same for the same sweep.
+    def table(self) -> dict[str, list[Any]]:
+        """Return `names` of the changed parameters, and of each trial their values in `rows`; always the same.
 
         Raises:
-            ParameterError: there are too many.
+            ParameterError: there are too many trials.
         """
         if self.algorithm == "grid":
             drawn = list(ParameterGrid({name: space.values for name, space in self.parameters.items()}))
@@ -133,10 +153,17 @@ class Sweep(Params):
             drawn = list(ParameterSampler(spaces, self.trials or 1, random_state=self.seed))
         if len(drawn) > _MOST:
             raise ParameterError(f"the sweep has {len(drawn)} trials; {_MOST} are the most")
-        return [
-            parse_assignments([f"{name}={_plain(value)!r}" for name, value in sorted(point.items())])
-            for point in drawn
-        ]
+        names = sorted(self.parameters)
+        return {"names": names, "rows": [[_plain(point[name]) for name in names] for point in drawn]}
+
+    def points(self) -> list[dict[str, Any]]:
+        """Return each trial's changed parameters as nested values.
+
+        Raises:
+            ParameterError: there are too many trials.
+        """
+        table = self.table()
+        return [nested(dict(zip(table["names"], row, strict=True))) for row in table["rows"]]
 
 
 def sweep_and_release(
@@ -154,7 +181,7 @@ def sweep_and_release(
         step, base_image=image, install_kfp_package=False
     )
     release = train_and_release(image, sections, cluster)
-    points = sweep.points()
+    table = sweep.table()
 
     class Outputs(NamedTuple):
         comparison: dsl.HTML
@@ -185,40 +212,53 @@ def sweep_and_release(
         seen = component(wrappers.train_evaluator)(
             params=dict(sections["train_evaluator"]), overrides={}, dataset=prepared.outputs["dataset"]
         )
-        with dsl.ParallelFor(items=points, parallelism=sweep.parallel, name="trials") as point:
-            trained = component(wrappers.train)(
-                params=dict(train),
-                overrides=point,
-                framework=train["framework"],
-                preset=train["preset"],
-                steps=train["steps"],
-                seed=train["seed"],
-                dataset=prepared.outputs["dataset"],
-            )
-            exported = component(wrappers.export_model)(
-                params=dict(sections["export_model"]),
-                overrides=point,
-                model_name=sections["export_model"]["model_name"],
-                checkpoint=trained.outputs["checkpoint"],
-            )
-            evaluated = component(wrappers.evaluate)(
-                params=without_nulls(gate),
-                overrides=point,
-                # Trials are compared with each other; the winner meets the champion.
-                champion="{}",
-                champion_must=gate["champion"]["must"],
-                label_agreement_margin=margin(gate, "label_agreement", "below_floor"),
-                frechet_distance_margin=margin(gate, "frechet_distance", "above_floor"),
-                bundle=exported.outputs["bundle"],
-                dataset=prepared.outputs["dataset"],
-                evaluator=seen.outputs["evaluator"],
-            )
-            summed = component(summarise)(
-                point=point, decision=evaluated.outputs["Output"], metrics=evaluated.outputs["metrics"]
-            )
-        compared = component(compare)(
-            trials=dsl.Collected(summed.output), metric=sweep.objective.metric, goal=sweep.objective.goal
-        )
+        # Numbers, not points, are what the loops run over: Argo keeps the items with every node of every trial.
+        drawn = component(draw_trials)(table=table)
+        trials = drawn.outputs["trials"]
+        small = [drawn]
+        for first in range(0, len(table["rows"]), _BATCH):
+            numbers = list(range(len(table["rows"])))[first : first + _BATCH]
+            with dsl.ParallelFor(items=numbers, parallelism=sweep.parallel, name=f"trials-{first}") as number:
+                # From the trials with the results of the batch before, so that only one batch runs at a time.
+                point = component(take_trial)(number=number, trials=trials)
+                trained = component(wrappers.train)(
+                    params=dict(train),
+                    overrides=point.output,
+                    framework=train["framework"],
+                    preset=train["preset"],
+                    steps=train["steps"],
+                    seed=train["seed"],
+                    dataset=prepared.outputs["dataset"],
+                )
+                exported = component(wrappers.export_model)(
+                    params=dict(sections["export_model"]),
+                    overrides=point.output,
+                    model_name=sections["export_model"]["model_name"],
+                    checkpoint=trained.outputs["checkpoint"],
+                )
+                evaluated = component(wrappers.evaluate)(
+                    params=without_nulls(gate),
+                    overrides=point.output,
+                    # Trials are compared with each other; the winner meets the champion.
+                    champion="{}",
+                    champion_must=gate["champion"]["must"],
+                    label_agreement_margin=margin(gate, "label_agreement", "below_floor"),
+                    frechet_distance_margin=margin(gate, "frechet_distance", "above_floor"),
+                    bundle=exported.outputs["bundle"],
+                    dataset=prepared.outputs["dataset"],
+                    evaluator=seen.outputs["evaluator"],
+                )
+                summed = component(summarise)(
+                    number=number, decision=evaluated.outputs["Output"], metrics=evaluated.outputs["metrics"]
+                )
+            gathered = component(gather_trials)(trials=trials, results=dsl.Collected(summed.output))
+            if cluster is not None:
+                apply(trained, cluster, "train", with_state=cluster.keeps_states_at_once or sweep.parallel == 1)
+                apply(exported, cluster, "export_model")
+                apply(evaluated, cluster, "evaluate", with_secrets=False)
+                small += [point, summed, gathered]
+            trials = gathered.outputs["gathered"]
+        compared = component(compare)(trials=trials, metric=sweep.objective.metric, goal=sweep.objective.goal)
         released = release(
             store=store,
             release_remote=release_remote,
@@ -227,37 +267,73 @@ def sweep_and_release(
         )
         if cluster is not None:
             apply(prepared, cluster, "prepare_data")
-            apply(trained, cluster, "train")
-            apply(exported, cluster, "export_model")
             apply(seen, cluster, "train_evaluator")
-            for task in (evaluated, summed, compared):
-                apply(task, cluster, "evaluate")
+            for task in (*small, compared):
+                apply(task, cluster, "find_champion", with_secrets=False)
         return Outputs(comparison=compared.outputs["comparison"], decision=released.outputs["decision"])
 
     return pipeline
 
 
-def summarise(point: dict, decision: str, metrics: dsl.Input[dsl.Metrics]) -> dict:  # type: ignore[type-arg]
-    """One trial: what was changed, what came of it."""
-    return {"point": point, "decision": decision, "metrics": dict(metrics.metadata)}
+def draw_trials(table: dict, trials: dsl.Output[dsl.Artifact]) -> None:  # type: ignore[type-arg]
+    """Write down the trials: which parameters each changes."""
+    from pathlib import Path
+
+    from troika.quality.trials import write_trials
+
+    write_trials(Path(trials.path), table["names"], table["rows"])
+
+
+def take_trial(number: int, trials: dsl.Input[dsl.Artifact]) -> dict:  # type: ignore[type-arg]
+    """The changes of one trial."""
+    from pathlib import Path
+
+    from troika.quality.trials import read_trials
+
+    changes: dict = read_trials(Path(trials.path))[number]["point"]  # type: ignore[type-arg]
+    return changes
+
+
+def summarise(number: int, decision: str, metrics: dsl.Input[dsl.Metrics]) -> str:
+    """What came of one trial. From the file: backends put texts of their own into an artifact's metadata."""
+    from pathlib import Path
+
+    from troika.quality.trials import result_of
+
+    return result_of(number, decision, Path(metrics.path))
+
+
+def gather_trials(
+    trials: dsl.Input[dsl.Artifact],
+    results: list,  # type: ignore[type-arg]
+    gathered: dsl.Output[dsl.Artifact],
+) -> None:
+    """Add the results of some trials to all."""
+    from pathlib import Path
+
+    from troika.quality.trials import add_results
+
+    add_results(Path(trials.path), results, Path(gathered.path))
 
 
 def compare(
-    trials: list,  # type: ignore[type-arg]
+    trials: dsl.Input[dsl.Artifact],
     metric: str,
     goal: str,
     comparison: dsl.Output[dsl.HTML],
 ) -> dict:  # type: ignore[type-arg]
     """The best trial's changes; those of a promoted one, if there is any."""
-    from pathlib import Path  # noqa: PLC0415 - KFP copies the source of this function alone
+    from pathlib import Path
 
-    from components.step import clear_errors  # noqa: PLC0415
-    from troika.quality.comparison import best_trial, write_comparison  # noqa: PLC0415
+    from components.step import clear_errors
+    from troika.quality.comparison import best_trial, write_comparison
+    from troika.quality.trials import finished
 
     with clear_errors():
-        best = best_trial(trials, metric, goal)
-        write_comparison(Path(comparison.path), trials, best, metric, goal)
-    changes: dict = trials[best]["point"]  # type: ignore[type-arg]
+        found = finished(Path(trials.path))
+        best = best_trial(found, metric, goal)
+        write_comparison(Path(comparison.path), found, best, metric, goal)
+    changes: dict = found[best]["point"]  # type: ignore[type-arg]
     return changes
 
 

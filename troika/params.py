@@ -138,7 +138,16 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
             value: Any = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ParameterError(f"--set {assignment!r}: what follows the = is not valid YAML: {error}") from None
-        for part in reversed(key.strip().split(".")):
-            value = {part: value}
-        changes = merge(changes, value)
+        changes = merge(changes, nested({key.strip(): value}))
     return changes
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn `{"presets.r3gan.latent_size": 32}` into nested values."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        group: Any = value
+        for part in reversed(key.split(".")):
+            group = {part: group}
+        found = merge(found, group)
+    return found
