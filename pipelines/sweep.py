@@ -326,13 +326,14 @@ def compare(
     from pathlib import Path
 
     from components.step import clear_errors
-    from troika.quality.comparison import best_trial, write_comparison
+    from troika.quality.comparison import best_trial, comparison_lines, write_comparison
     from troika.quality.trials import finished
 
     with clear_errors():
         found = finished(Path(trials.path))
         best = best_trial(found, metric, goal)
         write_comparison(Path(comparison.path), found, best, metric, goal)
+        print("\n".join(comparison_lines(found, best, metric)))  # noqa: T201 - `troika sweep --submit` reads it
     changes: dict = found[best]["point"]  # type: ignore[type-arg]
     return changes
 

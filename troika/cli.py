@@ -51,7 +51,7 @@ def _clear_errors() -> Iterator[None]:
         yield
     except TroikaError as error:
         typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(error.exit_status) from None
     except KeyboardInterrupt:
         typer.echo("\nstopped; the same command goes on where this one was", err=True)
         raise typer.Exit(130) from None
@@ -237,7 +237,7 @@ def doctor(
         raise typer.Exit(int(failed))
 
 
-def _add(command: Callable[..., None], example: str) -> None:
+def _add(command: Callable[..., None], example: str, group: typer.Typer = app, name: str | None = None) -> None:
     """Take a command over from another module, with this one's way of telling errors."""
 
     @wraps(command)
@@ -245,7 +245,7 @@ def _add(command: Callable[..., None], example: str) -> None:
         with _clear_errors():
             command(*arguments, **options)
 
-    app.command(epilog=example)(told)
+    group.command(name, epilog=example)(told)
 
 
 _add(cli_monitor.monitor, "Examples:  troika monitor  |  troika monitor --port 9090 --interval 15")
@@ -260,12 +260,24 @@ _add(
 )
 _add(
     cli_kubeflow.sweep,
-    "Example:  troika sweep pipelines/sweep.yaml --image registry.example/troika-train@sha256:...",
+    "Example:  troika sweep pipelines/sweep.yaml --image registry.example/troika-train@sha256:... --submit",
+)
+_add(cli_kubeflow.follow, "Example:  troika follow 00f630d2-e915-46e6-bc56-60f48b5c5cf4")
+recurring = typer.Typer(cls=cli_kubeflow.AppliesByDefault, help="Keep recurring runs as a file declares them.")
+app.add_typer(recurring, name="recurring")
+_add(
+    cli_kubeflow.apply_recurring,
+    "Example:  troika recurring recurring.yaml --host http://localhost:8080",
+    recurring,
+    "apply",
 )
 _add(
-    cli_kubeflow.recurring,
-    "Example:  troika recurring recurring.yaml --host http://localhost:8080",
+    cli_kubeflow.promote_recurring,
+    "Examples:  troika recurring promote  |  troika recurring promote troika-train-and-release-ee0d3fb151f6",
+    recurring,
+    "promote",
 )
+_add(cli_kubeflow.retry_recurring, "Example:  troika recurring retry", recurring, "retry")
 _add(
     cli_releases.release,
     "Examples:  troika release 3f4dee2a6833 --to staging  |  troika release --from staging --to production",
