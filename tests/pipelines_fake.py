@@ -1,6 +1,6 @@
 """A fake of Kubeflow Pipelines' API server, which needs a cluster; it answers with the fields of recorded answers.
 
-What was recorded lies in `pipelines/recorded`, with a table of what each file is. Recurring runs were not recorded:
+What was recorded lies in `pipelines/recorded`, with a table of what each file is. Recurring runs were not:
 theirs are the fields of the API's specification. The fake keeps what it is given, refuses what the real one was
 seen to refuse, and plays a run's answers one after the other. What a real one does with a package is not shown.
 """
@@ -47,6 +47,8 @@ class FakeKubeflow:
         dropped after its work was done, `page` for a login page. Never the question for health."""
         self.fault_of: dict[str, int | str] = {}
         """The same by method and path, such as `POST /runs`; met once."""
+        self.fault_of_each: int | str | None = None
+        """What each request meets when it comes for the first time."""
         self.token: str | None = None
         """The only one that opens it; None: it asks for none."""
         self.namespace = "kubeflow"
@@ -85,6 +87,8 @@ class FakeKubeflow:
         fault = self.fault_of.pop(f"{request.method} {request.path.removeprefix(API)}", None)
         if fault is None and self.faults:
             fault = self.faults.pop(0)
+        if fault is None and self.paths.count(self.paths[-1]) == 1:
+            fault = self.fault_of_each
         if fault is not None:
             if fault == "page":
                 return Response(LOGIN_PAGE, mimetype="text/html")
@@ -295,7 +299,7 @@ def fake_kubeflow(certificate: tuple[Path, Path] | None = None) -> Iterator[Fake
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*map(str, certificate))
     server = make_server("127.0.0.1", 0, fake.app(), threaded=True, ssl_context=context)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     fake.url = f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_port}"
     try:
         yield fake
