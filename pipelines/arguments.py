@@ -7,10 +7,8 @@ that run alone, so that no other run ever takes it over.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from pipelines.package import check_values
 from troika.errors import ParameterError
-
-_EXACT = 2**53
-"""Kubeflow hands over every number as a 64-bit float; whole numbers beyond this are rounded."""
 
 
 class Field(NamedTuple):
@@ -76,8 +74,8 @@ def run_arguments(changes: Mapping[str, Any]) -> dict[str, Any]:
             arguments[name] = value
     if overrides:
         arguments["overrides"] = overrides
-    for name, value in arguments.items():
-        _check_exact(value, "--set " + ".".join(FORM[name].path) if FORM[name].path else "--set")
+    check_values(changes, "--set")
+    _check_no_null(arguments, "--set")
     return arguments
 
 
@@ -104,7 +102,8 @@ def check_arguments(arguments: Mapping[str, Any], where: str, inputs: Mapping[st
             raise ParameterError(f"{where}: the pipeline has no argument {name!r}; it has {', '.join(known)}")
         if not _is_a(known[name], value):
             raise ParameterError(f"{where}: {name} must be {_WORDS.get(known[name], known[name])}, not {value!r}")
-        _check_exact(value, f"{where}: {name}")
+    check_values(arguments, where)
+    _check_no_null(arguments, where)
 
 
 def inputs_of(package: Any) -> Mapping[str, Any] | None:
@@ -161,19 +160,12 @@ def _is_a(kind: str, value: Any) -> bool:
     return isinstance(value, Mapping) if kind == _GROUP else kind != "BOOLEAN"
 
 
-def _check_exact(value: Any, where: str) -> None:
+def _check_no_null(value: Any, where: str) -> None:
     if isinstance(value, Mapping):
         for key, part in value.items():
-            _check_exact(part, f"{where}{'.' if where[-1:].isalnum() else ' '}{key}")
-    elif isinstance(value, list):
-        for part in value:
-            _check_exact(part, where)
+            _check_no_null(part, f"{where}: {key}" if ": " not in where else f"{where}.{key}")
     elif value is None:
         raise ParameterError(f"{where}: null cannot be handed to a run; change the parameter file and its version")
-    elif isinstance(value, int) and not isinstance(value, bool) and abs(value) > _EXACT:
-        raise ParameterError(
-            f"{where}: {value} would be rounded, since Kubeflow hands over numbers as floats; at most {_EXACT}"
-        )
 
 
 def _leaves(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:

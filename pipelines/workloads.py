@@ -102,7 +102,7 @@ class Workloads:
 
     def _try(self, read: Callable[[Any, Any], T]) -> T | None:
         try:
-            import kubernetes  # type: ignore[import-untyped]  # noqa: PLC0415 - half a second, and only after a failure
+            import kubernetes  # noqa: PLC0415 - half a second, and only after a failure
 
             if not self._known:
                 self._known = True

@@ -180,8 +180,9 @@ def test_the_form_is_that_of_the_package(inputs: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train": {"seed": 2**53 + 1}}, "--set train.seed: 9007199254740993 would be rounded"),
-        ({"evaluate": {"samples": {"seed": 2**60}}}, "would be rounded"),
+        ({"train": {"seed": 2**53 + 1}}, "--set: train.seed: 9007199254740993: .* would round it"),
+        ({"evaluate": {"samples": {"seed": 2**60}}}, "would round it"),
+        ({"train": {"note": "{{x}}"}}, "--set: train.note"),
         ({"evaluate": {"limits": {"recall": None}}}, "null cannot be handed to a run"),
     ],
 )
@@ -205,7 +206,7 @@ def test_a_limit_that_is_taken_away_is_the_forms_word_for_it() -> None:
         ({"steps": 1.5}, "steps must be a whole number, not 1.5"),
         ({"steps": True}, "steps must be a whole number, not True"),
         ({"overrides": "train"}, "overrides must be a group"),
-        ({"seed": 2**53 + 1}, "would be rounded"),
+        ({"seed": 2**53 + 1}, "would round it"),
     ],
 )
 def test_arguments_are_checked_by_the_package(
