@@ -1,5 +1,6 @@
 """Every folder that is applied is right, by schemas and rules; what is broken on purpose is refused."""
 
+import copy
 import shutil
 from pathlib import Path
 
@@ -97,6 +98,16 @@ def test_accounts_have_exactly_these_rights(renders: dict[str, list[Object]]) ->
         ("troika-pipeline", "get", "core/secrets", "mlpipeline-minio-artifact"),
         ("troika-pipeline", "get", "core/pods", "any"),
     }
+
+
+def test_the_account_of_runs_has_its_token(renders: dict[str, list[Object]]) -> None:
+    """Seen without it, on a cluster: each run ended at its first pod."""
+    for value in (False, None):
+        things = copy.deepcopy(renders["kubeflow/base"])
+        assert list(rules.accounts(things)) == []
+        the(things, "ServiceAccount", "troika-pipeline")["automountServiceAccountToken"] = value
+        (problem,) = rules.accounts(things)
+        assert problem.startswith("ServiceAccount/troika-pipeline: automountServiceAccountToken must be true")
 
 
 @pytest.mark.parametrize("environment", ["local-kind", "staging", "production"])
