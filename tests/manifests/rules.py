@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import git_access
 import yaml
 from rendering import MANIFESTS, Object, Template, containers, name_of, templates
 
@@ -32,6 +33,7 @@ def problems(things: list[Object]) -> list[str]:
         found += [f"{template.where}: {problem}" for problem in restricted(template)]
         found += [f"{template.where}: {problem}" for problem in hardened(template)]
         found += [f"{template.where}: {problem}" for problem in references(template, things)]
+        found += [f"{template.where}: {problem}" for problem in git_access.keys(template, things)]
     found += [
         *namespaces(things),
         *amounts(things),

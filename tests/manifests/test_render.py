@@ -160,6 +160,26 @@ def test_what_must_be_set_before_it_can_run_is_named(renders: dict[str, list[Obj
     assert any("Deployment/triton: sha256:0000" in thing for thing in unset)
 
 
+def test_the_guide_makes_every_secret_that_is_asked_for(renders: dict[str, list[Object]]) -> None:
+    """Seen on a cluster: the probe's was in no guide, and held a token where its remote is ssh's."""
+    guide = (REPOSITORY / "docs" / "guides" / "cluster.md").read_text()
+    asked = {
+        (entry["remoteRef"]["key"], entry["remoteRef"]["property"])
+        for things in renders.values()
+        for thing in things
+        if thing["kind"] == "ExternalSecret"
+        for entry in thing["spec"]["data"]
+    }
+    assert {key for key, _ in asked} == {
+        "troika/model-store-read",
+        "troika/release-repository-read",
+        "troika/release-git",
+    }
+    for key, value in asked:
+        assert f"`{key}`" in guide
+        assert f"`{value}`" in guide
+
+
 def test_the_guide_and_the_check_agree_on_what_is_outside_git() -> None:
     guide = (REPOSITORY / "docs" / "guides" / "cluster.md").read_text()
     for kind, name in rules.OUTSIDE:
