@@ -39,6 +39,7 @@ def problems(things: list[Object]) -> list[str]:
         *amounts(things),
         *services(things),
         *accounts(things),
+        *turns(things),
         *skips(things),
         *unfinished(things),
     ]
@@ -213,6 +214,16 @@ def accounts(things: list[Object]) -> Iterator[str]:
                 yield f"{name_of(thing)}: a wildcard in {rule}"
             if {"secrets", "configmaps"} & set(rule["resources"]) and not rule.get("resourceNames"):
                 yield f"{name_of(thing)}: {', '.join(rule['resources'])} must be named"
+
+
+def turns(things: list[Object]) -> Iterator[str]:
+    """A job that hangs holds up none of those that are due after it, and ends some time."""
+    for thing in things:
+        if thing["kind"] == "CronJob":
+            if thing["spec"].get("concurrencyPolicy", "Allow") == "Forbid":
+                yield f"{name_of(thing)}: Forbid: a pod that never starts holds up all that follow"
+            if "activeDeadlineSeconds" not in thing["spec"]["jobTemplate"]["spec"]:
+                yield f"{name_of(thing)}: activeDeadlineSeconds must be set, else jobs that hang pile up"
 
 
 def skips(things: list[Object]) -> Iterator[str]:

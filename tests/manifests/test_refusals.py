@@ -197,7 +197,17 @@ def _git_by_https(things: list[Object]) -> None:
     _variable(things, "TROIKA_RELEASE_REMOTE")["value"] = "https://git.example/platform/deployments.git"
 
 
+def _one_job_at_a_time(things: list[Object]) -> None:
+    the(things, "CronJob", "canary-guard")["spec"]["concurrencyPolicy"] = "Forbid"
+
+
+def _jobs_without_end(things: list[Object]) -> None:
+    del the(things, "CronJob", "canary-guard")["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"]
+
+
 RULES = [
+    (_one_job_at_a_time, "a pod that never starts holds up all that follow"),
+    (_jobs_without_end, "CronJob/canary-guard: activeDeadlineSeconds must be set"),
     (_git_without_a_key, "Deployment/quality-probe: probe asks git@git.example:platform/deployments.git by ssh"),
     (_git_that_may_ask, "name not no questions"),
     (_git_key_that_no_secret_holds, "no secret puts the server's keys at /secrets/git/known_hosts"),
