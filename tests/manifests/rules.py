@@ -165,13 +165,23 @@ def namespaces(things: list[Object]) -> Iterator[str]:
 def services(things: list[Object]) -> Iterator[str]:
     """Services, budgets and pod monitors select pods, and name ports that those have."""
     pods = templates(things)
+    of_rollouts = _services_of_rollouts(things)
     for thing in things:
         if thing["kind"] not in {"Service", "PodDisruptionBudget", "PodMonitor"}:
             continue
-        selector = thing["spec"]["selector"]
-        labels = selector.get("matchLabels", {}) if thing["kind"] != "Service" else selector
+        spec, name = thing["spec"], thing["metadata"]["name"]
+        if thing["kind"] != "Service":
+            labels = spec["selector"].get("matchLabels", {})
+        elif name not in of_rollouts:
+            labels = spec.get("selector", {})
+        elif "selector" in spec:
+            # A selector is one value: who applies one takes the hash of Rollouts away, and is refused or fights.
+            yield f"{name_of(thing)}: Argo Rollouts writes its selector, so none may stand here"
+            continue
+        else:
+            labels = of_rollouts[name]
         chosen = [pod for pod in pods if labels.items() <= pod.metadata.get("labels", {}).items()]
-        if not chosen:
+        if not chosen or not labels:
             yield f"{name_of(thing)}: selects no pod of this folder"
             continue
         ports = {
@@ -185,6 +195,19 @@ def services(things: list[Object]) -> Iterator[str]:
         for port in asked:
             if port not in ports:
                 yield f"{name_of(thing)}: its pods have no port {port}"
+
+
+def _services_of_rollouts(things: list[Object]) -> dict[str, dict[str, str]]:
+    """Name of each Service whose selector Argo Rollouts writes -> labels of the Rollout's pods."""
+    found = {}
+    for thing in things:
+        if thing["kind"] == "Rollout":
+            strategy = thing["spec"]["strategy"]
+            for key in ("stableService", "canaryService", "activeService", "previewService"):
+                for kind in ("canary", "blueGreen"):
+                    if name := strategy.get(kind, {}).get(key):
+                        found[name] = thing["spec"]["selector"]["matchLabels"]
+    return found
 
 
 def amounts(things: list[Object]) -> Iterator[str]:

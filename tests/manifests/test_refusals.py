@@ -205,7 +205,22 @@ def _jobs_without_end(things: list[Object]) -> None:
     del the(things, "CronJob", "canary-guard")["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"]
 
 
+def _selector_that_rollouts_writes(things: list[Object]) -> None:
+    the(things, "Service", "triton-canary")["spec"]["selector"] = {"app.kubernetes.io/name": "triton"}
+
+
+def _port_that_the_canary_lacks(things: list[Object]) -> None:
+    the(things, "Service", "triton-canary")["spec"]["ports"][0]["targetPort"] = "https"
+
+
+def _service_without_selector(things: list[Object]) -> None:
+    del the(things, "Service")["spec"]["selector"]
+
+
 RULES = [
+    (_selector_that_rollouts_writes, "Service/triton-canary: Argo Rollouts writes its selector"),
+    (_port_that_the_canary_lacks, "Service/triton-canary: its pods have no port https"),
+    (_service_without_selector, "Service/triton: selects no pod of this folder"),
     (_one_job_at_a_time, "a pod that never starts holds up all that follow"),
     (_jobs_without_end, "CronJob/canary-guard: activeDeadlineSeconds must be set"),
     (_git_without_a_key, "Deployment/quality-probe: probe asks git@git.example:platform/deployments.git by ssh"),
