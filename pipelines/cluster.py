@@ -15,7 +15,7 @@ from components.step import STEPS
 from troika.params import Params, merge, read_mapping
 
 USER = 10001
-"""The user of the train image."""
+"""The user of the images that steps run in."""
 _QUANTITY = r"^[1-9][0-9]*(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
 _FIRST_WAIT_SECONDS, _WAIT_FACTOR = 30, 2
 """Between attempts: 30 s, then twice the last one."""

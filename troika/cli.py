@@ -75,6 +75,9 @@ def run(
     image: Annotated[
         str | None, typer.Option(help="Run the steps in containers of this train image, with Docker.")
     ] = None,
+    light_image: Annotated[
+        str | None, typer.Option(help="Image of those that train and judge nothing; default: the train image.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run unchanged steps again, too.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check all, read the data, say what training would need, and stop.")
@@ -97,6 +100,8 @@ def run(
         given = [*data_changes(dataset, repo, rev, previous, model), *(changes or [])]
         sections = read_parameters(params, given, {k: v for k, v in form.items() if v is not None})
         set_version(sections, files=True)
+        if light_image is not None and image is None:
+            raise TroikaError("--light-image: goes with --image, which the other steps run in")
         if dry_run:
             from pipelines.dry_run import run_dry
 
@@ -112,7 +117,9 @@ def run(
         facts = {"store": local.store_url(home), "release_remote": remote, "environment": environment}
         # Whether releases can be read is better known before training; which is the one to beat is read after it.
         read_release(remote, environment, sections["find_champion"]["branch"])
-        finished = run_locally(home, sections, facts, fresh=fresh, verbose=verbose, image=image)
+        finished = run_locally(
+            home, sections, facts, fresh=fresh, verbose=verbose, image=image, light_image=light_image
+        )
         shutil.copyfile(finished.data_report, output / "data.html")
         shutil.copyfile(finished.training_report, output / "training.html")
         shutil.copyfile(finished.evaluation_report, output / "evaluation.html")

@@ -47,6 +47,13 @@ Remote = Annotated[
 ]
 Environment = Annotated[str, typer.Option("--to", envvar="TROIKA_ENVIRONMENT", help="Environment to release to.")]
 Retry = Annotated[bool, typer.Option(help="Try the run once more where a pod was lost, if the platform does not.")]
+LightImage = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TROIKA_LIGHT_IMAGE",
+        help="Image of the steps that train and judge nothing, by digest; default: the train image.",
+    ),
+]
 _CLUSTER = Path("pipelines/cluster.yaml")
 _MINUTES = 10.0
 _INTERRUPTED = 130
@@ -66,6 +73,7 @@ def pipeline(
     image: Annotated[
         str, typer.Option(envvar="TROIKA_TRAIN_IMAGE", help="Train image, by digest or by a tag never used twice.")
     ] = "troika-train:latest",
+    light_image: LightImage = None,
     cluster: ClusterFile = _CLUSTER,
     namespace: Annotated[str, typer.Option(help="Of the objects for Git.")] = "kubeflow",
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("build"),
@@ -78,8 +86,8 @@ def pipeline(
 
     sections, resources = read_parameters(params, changes, {}), read_cluster(cluster)
     package, manifests = out / "pipeline.yaml", out / "pipeline-manifests.yaml"
-    version = compile_pipeline(package, image, sections, resources)
-    compile_manifests(manifests, version, namespace, image, sections, resources)
+    version = compile_pipeline(package, image, sections, resources, light_image)
+    compile_manifests(manifests, version, namespace, image, sections, resources, light_image)
     typer.echo(version)
     typer.echo(f"  {package}: upload it in the Kubeflow UI under Pipelines, or use `troika submit`")
     typer.echo(f"  {manifests}: Pipeline and PipelineVersion, for Git")
@@ -91,6 +99,7 @@ def submit(
     store: Store,
     release_remote: Remote,
     to: Environment,
+    light_image: LightImage = None,
     namespace: Namespace = "kubeflow",
     service_account: ServiceAccount = None,
     experiment: Experiment = "troika",
@@ -125,7 +134,8 @@ def submit(
     }
     with TemporaryDirectory(prefix="troika-submit-") as scratch:
         package = Path(scratch) / "pipeline.yaml"
-        name = compile_pipeline(package, image, read_parameters(params, None, {}), read_cluster(cluster))
+        sections = read_parameters(params, None, {})
+        name = compile_pipeline(package, image, sections, read_cluster(cluster), light_image)
         specification = read_first(package)
         check_arguments(arguments, "the run", inputs_of(specification))
         kubeflow = _kubeflow(host, namespace, service_account, token_file, ca, patience)
@@ -161,6 +171,7 @@ def sweep(
     image: Annotated[
         str, typer.Option(envvar="TROIKA_TRAIN_IMAGE", help="Train image, by digest or by a tag never used twice.")
     ] = "troika-train:latest",
+    light_image: LightImage = None,
     cluster: ClusterFile = _CLUSTER,
     out: Annotated[Path, typer.Option(help="Package to write.")] = Path("build/sweep.yaml"),
     changes: Changes = None,
@@ -198,7 +209,8 @@ def sweep(
     if start and (missing := [option for option, value in facts.items() if not value]):
         raise ParameterError(f"--submit needs {', '.join(missing)}, too")
     searched = read_sweep(space)
-    trials = compile_sweep(out, image, read_parameters(params, changes, {}), searched, read_cluster(cluster))
+    sections = read_parameters(params, changes, {})
+    trials = compile_sweep(out, image, sections, searched, read_cluster(cluster), light_image)
     if not start:
         typer.echo(f"{out}: {trials} trials; upload it in the Kubeflow UI under Pipelines, or give --submit")
         return
