@@ -37,6 +37,8 @@ STEPS = (
 """In the order of the graph; each is a module here, and a section of params.yaml where it has parameters."""
 OUTSIDE = ("find_champion", "publish_model", "release_model")
 """Steps that look at or change what lies outside the run: an earlier run's answer says nothing."""
+LIGHT = ("find_champion", "publish_model", "release_model")
+"""Steps that train and judge nothing: they run in the light image, which has no PyTorch, where one is given."""
 
 
 def params_type(step: Step) -> type[Params] | None:

@@ -33,7 +33,7 @@ from pipelines.package import check_values
 from troika.params import Params, merge, read_mapping
 
 USER = 10001
-"""The user of the train image."""
+"""The user of the images that steps run in."""
 _LONGEST_SECONDS = 365 * 24 * 3600
 _TRAINING_FOLDER = "/training"
 _FIRST_WAIT_SECONDS, _WAIT_FACTOR = 30, 2

@@ -15,7 +15,11 @@ from pipelines.package import write_documents, write_package
 
 
 def compile_pipeline(
-    package: Path, image: str, sections: Mapping[str, Mapping[str, Any]], cluster: Cluster | None = None
+    package: Path,
+    image: str,
+    sections: Mapping[str, Mapping[str, Any]],
+    cluster: Cluster | None = None,
+    light_image: str | None = None,
 ) -> str:
     """Write the package, a YAML file; return the version's name, which is made of its content.
 
@@ -25,11 +29,12 @@ def compile_pipeline(
             tells images apart by this text alone.
         sections: params.yaml.
         cluster: what pods get; None leaves it to the cluster.
+        light_image: image of the steps that train and judge nothing, named as `image`; None: the train image.
 
     Raises:
         ParameterError: a value of `sections` would reach a step as another one.
     """
-    write_package(package, train_and_release(image, sections, cluster))
+    write_package(package, train_and_release(image, sections, cluster, light_image))
     return version_name(package)
 
 
@@ -45,6 +50,7 @@ def compile_manifests(
     image: str,
     sections: Mapping[str, Mapping[str, Any]],
     cluster: Cluster | None = None,
+    light_image: str | None = None,
 ) -> None:
     """Write the GitOps form: a Pipeline and a PipelineVersion, which Kubeflow's API server keeps in Kubernetes.
 
@@ -55,6 +61,7 @@ def compile_manifests(
         image: see `compile_pipeline`, as for the rest.
         sections: params.yaml.
         cluster: what pods get.
+        light_image: see `compile_pipeline`.
     """
     options = KubernetesManifestOptions(
         pipeline_name=PIPELINE_NAME,
@@ -64,7 +71,7 @@ def compile_manifests(
     )
     manifests.parent.mkdir(parents=True, exist_ok=True)
     compiler.Compiler().compile(
-        train_and_release(image, sections, cluster),
+        train_and_release(image, sections, cluster, light_image),
         package_path=str(manifests),
         kubernetes_manifest_options=options,
         kubernetes_manifest_format=True,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from kfp import dsl
 
+from components.step import LIGHT
 from pipelines import steps as wrappers
 from pipelines.cluster import Cluster, apply
 from pipelines.package import check_values
@@ -31,22 +32,28 @@ def without_nulls(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def train_and_release(
-    image: str, sections: Mapping[str, Mapping[str, Any]], cluster: Cluster | None = None
+    image: str,
+    sections: Mapping[str, Mapping[str, Any]],
+    cluster: Cluster | None = None,
+    light_image: str | None = None,
 ) -> Any:
     """Build the pipeline.
 
     Args:
-        image: the train image that every step runs in.
+        image: the train image, which every step can run in.
         sections: params.yaml; its values are the defaults of the run form, and whole sections go along.
         cluster: what pods get; None, on a laptop, sets nothing.
+        light_image: image of the steps that train and judge nothing; None: the train image.
 
     Raises:
         ParameterError: a value of `sections` would reach a step as another one.
     """
     check_values(sections, "parameters")
-    component: Callable[..., Any] = lambda step: dsl.component(  # noqa: E731
-        step, base_image=image, install_kfp_package=False
-    )
+
+    def component(wrapper: Callable[..., Any]) -> Any:
+        chosen = light_image if light_image and wrapper.__name__ in LIGHT else image
+        return dsl.component(wrapper, base_image=chosen, install_kfp_package=False)
+
     data, train, gate = sections["prepare_data"], sections["train"], sections["evaluate"]
 
     class Outputs(NamedTuple):

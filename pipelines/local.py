@@ -52,6 +52,7 @@ def run_locally(
     fresh: bool,
     verbose: bool,
     image: str | None = None,
+    light_image: str | None = None,
 ) -> LocalRun:
     """Run the pipeline in subprocesses of this Python, or in containers.
 
@@ -62,6 +63,7 @@ def run_locally(
         fresh: run every step again.
         verbose: show KFP's own log too; it is always written to `home/run.log`.
         image: train image to run the steps in, with this machine's Docker engine. None: no containers.
+        light_image: image of the steps that train and judge nothing; None: the train image.
 
     Raises:
         ParameterError: the engine cannot be reached, or has no such image.
@@ -70,9 +72,9 @@ def run_locally(
     home = home.resolve()
     home.mkdir(parents=True, exist_ok=True)
     # SubprocessRunner runs no image, but its name is part of the cache key: new code counts as a new image.
-    pipeline = train_and_release(image or f"python-local:{_code_digest()}", sections)
+    pipeline = train_and_release(image or f"python-local:{_code_digest()}", sections, light_image=light_image)
     local.init(
-        runner=_containers(image, home) if image else local.SubprocessRunner(use_venv=False),
+        runner=_containers(image, light_image, home) if image else local.SubprocessRunner(use_venv=False),
         pipeline_root=str(home / "runs"),
         raise_on_error=True,
         # A tag may name another image tomorrow; a digest never does.
@@ -105,15 +107,19 @@ def run_locally(
     )
 
 
-def _containers(image: str, home: Path) -> local.DockerRunner:
+def _containers(image: str, light_image: str | None, home: Path) -> local.DockerRunner:
     """Containers as on a cluster: nothing writable but `home` and /tmp, no capabilities."""
     import docker  # noqa: PLC0415 - only those who run containers need it
 
     try:
         with contextlib.closing(docker.from_env()) as client:
-            client.images.get(image)
-    except docker.errors.ImageNotFound:
-        raise ParameterError(f"--image {image}: this machine has no such image; build or pull it") from None
+            for option, name in {"--image": image, "--light-image": light_image or image}.items():
+                try:
+                    client.images.get(name)
+                except docker.errors.ImageNotFound:
+                    raise ParameterError(
+                        f"{option} {name}: this machine has no such image; build or pull it"
+                    ) from None
     except docker.errors.DockerException as error:
         raise ParameterError(f"--image: no Docker engine answers here ({error}); set DOCKER_HOST?") from None
     return local.DockerRunner(

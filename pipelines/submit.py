@@ -1,43 +1,21 @@
-"""Hand the pipeline to a Kubeflow: upload a version, start a run and follow it, keep recurring runs as declared.
+"""Hand the pipeline to a Kubeflow: upload a version of it and start a run.
 
-Talks to Kubeflow Pipelines through its SDK, whose own environment variables and credentials hold
-(`KF_PIPELINES_ENDPOINT`, `ML_PIPELINE_...`); a token may stand in `TROIKA_KUBEFLOW_TOKEN`.
+A version is named by its content and belongs to one namespace: another user's pipeline of this name is another.
 """
 
-import hashlib
-import json
-import os
+import secrets
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import kfp
 import kfp_server_api
-import urllib3
-from pydantic import Field, model_validator
+import yaml
 
-from components.step import STEPS
-from pipelines.compile import version_name
-from pipelines.graph import PIPELINE_NAME
-from troika.errors import ParameterError, TroikaError
-from troika.params import Params, read_mapping
-
-_PAGE = 100
-_MARK = "Kept by `troika recurring`; declaration "
-"""How a recurring run that is declared in a file is told from one that somebody made by hand."""
-_ENDED = {"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"}
-
-
-class KubeflowError(TroikaError):
-    """Kubeflow Pipelines cannot be reached, or refuses."""
-
-
-class RunFailedError(TroikaError):
-    """A run on the cluster has not succeeded."""
+from pipelines.arguments import without_cache
+from pipelines.connection import PATIENCE_SECONDS, Connection, KubeflowError
+from troika.errors import ParameterError
 
 
 @dataclass(frozen=True)
@@ -49,204 +27,184 @@ class Uploaded:
     name: str
     new: bool
     """False: the very same version was there."""
-
-
-class RecurringRun(Params):
-    """One declared recurring run."""
-
-    cron: str = Field(pattern=r"^\S+( \S+){5}$")
-    """Six fields, seconds first, as Kubeflow has it: `0 0 2 * * *` is every night at two."""
-    arguments: dict[str, Any]
-    """Values of the run form."""
-    enabled: bool = True
-    max_concurrency: int = Field(default=1, ge=1, le=10)
-
-    @model_validator(mode="after")
-    def _says_where_to_release(self) -> "RecurringRun":
-        missing = [name for name in ("store", "release_remote", "environment") if name not in self.arguments]
-        if missing:
-            raise ValueError(f"arguments: {', '.join(missing)} must be given: the form has no default for it")
-        return self
+    newest: str
+    """Name of the version that was uploaded last."""
 
 
 class Kubeflow:
-    """A Kubeflow Pipelines.
+    """The pipelines and runs of one namespace.
 
     Args:
-        host: its URL, such as http://localhost:8080 or https://kubeflow.example/pipeline.
-        namespace: the user's, on a Kubeflow with many; where runs are made.
+        host: URL of Kubeflow Pipelines, such as http://localhost:8080 or https://kubeflow.example/pipeline.
+        namespace: where pipelines, runs and recurring runs are made.
         service_account: as which pods run; None: as Kubeflow has it.
+        token_file: see `Connection`, as for the rest.
+        say: takes one line at a time for the person at the terminal.
 
     Raises:
-        KubeflowError: it does not answer.
+        KubeflowError: it does not answer, or is not Kubeflow Pipelines.
     """
 
-    def __init__(self, host: str, namespace: str, service_account: str | None = None) -> None:
-        self._host, self._namespace = host.rstrip("/"), namespace
-        self._service_account = service_account
-        with _told(self._host), warnings.catch_warnings():
-            # Each client, even of the right version, warns that it is none for Kubeflow 1.
-            warnings.simplefilter("ignore", FutureWarning)
-            self._client = kfp.Client(
-                host=self._host, namespace=namespace, existing_token=os.environ.get("TROIKA_KUBEFLOW_TOKEN")
-            )
-            self._client.get_kfp_healthz()
+    def __init__(
+        self,
+        host: str,
+        namespace: str,
+        service_account: str | None = None,
+        *,
+        token_file: Path | None = None,
+        ca: Path | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.connection = Connection(host, namespace, token_file, ca, patience_seconds)
+        self.service_account = service_account
+        self.say = say
 
-    def upload(self, package: Path) -> Uploaded:
-        """Upload a package as a version that is named by its content; nothing happens if it is there."""
-        name = version_name(package)
-        with _told(self._host):
-            pipeline_id = self._client.get_pipeline_id(PIPELINE_NAME)
-            if pipeline_id is None:
-                self._client.upload_pipeline(str(package), pipeline_name=PIPELINE_NAME)
-                pipeline_id = self._client.get_pipeline_id(PIPELINE_NAME)
-            found = self._all(self._client.list_pipeline_versions, "pipeline_versions", pipeline_id=pipeline_id)
-            for version in found:
-                if version.display_name == name:
-                    return Uploaded(pipeline_id, version.pipeline_version_id, name, new=False)
-            made = self._client.upload_pipeline_version(str(package), name, pipeline_id=pipeline_id)
-            return Uploaded(pipeline_id, made.pipeline_version_id, name, new=True)
-
-    def start(self, version: Uploaded, arguments: Mapping[str, Any], experiment: str) -> str:
-        """Start a run; returns its id."""
-        with _told(self._host):
-            where = self._client.create_experiment(experiment, namespace=self._namespace)
-            run = self._client.run_pipeline(
-                where.experiment_id,
-                f"{version.name} {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}",
-                params=dict(arguments),
-                pipeline_id=version.pipeline_id,
-                version_id=version.version_id,
-                service_account=self._service_account,
-            )
-            return str(run.run_id)
-
-    def link(self, run_id: str) -> str:
-        """The run's page."""
-        return f"{self._host}/#/runs/details/{run_id}"
-
-    def follow(self, run_id: str, say: Callable[[str], None], poll_seconds: float = 5.0) -> None:
-        """Tell each step's state as it changes, until the run has ended.
+    def find_pipeline(self, name: str) -> str | None:
+        """Return the id of the namespace's pipeline of this name; None: it has none.
 
         Raises:
-            RunFailedError: it failed or was cancelled.
+            KubeflowError: there are several.
         """
-        states: dict[str, str] = {}
-        while True:
-            with _told(self._host):
-                run = self._client.get_run(run_id)
-            tasks = (run.run_details.task_details if run.run_details else None) or []
-            for task in tasks:
-                name, state = task.display_name or "", task.state or ""
-                if name.replace("-", "_") in STEPS and states.get(name) != state:
-                    states[name] = state
-                    say(f"  {name:<14} {state.lower()}")
-                    if state == "FAILED" and task.error is not None and task.error.message:
-                        say(f"  {'':<14} {task.error.message}")
-            if run.state in _ENDED:
-                if run.state != "SUCCEEDED":
-                    failed = [name for name, state in states.items() if state == "FAILED"]
-                    raise RunFailedError(
-                        f"the run ended as {run.state.lower()}"
-                        + (f" in {', '.join(failed)}" if failed else "")
-                        + f"; its logs: {self.link(run_id)}"
-                    )
-                return
-            time.sleep(poll_seconds)
-
-    def reconcile(self, declared: Mapping[str, RecurringRun], experiment: str, say: Callable[[str], None]) -> None:
-        """Make the recurring runs of this pipeline those that are declared; others' are left alone.
-
-        Each follows the newest version of the pipeline by itself: it names none.
-        """
-        with _told(self._host):
-            pipeline_id = self._client.get_pipeline_id(PIPELINE_NAME)
-            if pipeline_id is None:
-                raise KubeflowError(f"{self._host} has no pipeline {PIPELINE_NAME}; `troika submit` uploads it")
-            where = self._client.create_experiment(experiment, namespace=self._namespace)
-            there = {
-                run.display_name: run
-                for run in self._all(
-                    self._client.list_recurring_runs, "recurring_runs", experiment_id=where.experiment_id
-                )
-                if (run.description or "").startswith(_MARK)
-            }
-            for name, run in there.items():
-                if name not in declared:
-                    self._client.delete_recurring_run(run.recurring_run_id)
-                    say(f"  {name:<20} removed: it is not declared any more")
-            for name, wanted in declared.items():
-                declaration = wanted.model_dump_json() + (self._service_account or "")
-                description = _MARK + hashlib.sha256(declaration.encode()).hexdigest()[:12]
-                if name in there and there[name].description == description:
-                    say(f"  {name:<20} unchanged")
-                    continue
-                if name in there:
-                    self._client.delete_recurring_run(there[name].recurring_run_id)
-                self._create(name, wanted, description, pipeline_id, where.experiment_id)
-                say(f"  {name:<20} {'changed' if name in there else 'made'}: {wanted.cron}")
-
-    def _create(
-        self, name: str, wanted: RecurringRun, description: str, pipeline_id: str, experiment_id: str
-    ) -> None:
-        # The SDK's own method wants a version, and would stay with that one.
-        self._client._recurring_run_api.recurring_run_service_create_recurring_run(
-            recurring_run=kfp_server_api.V2beta1RecurringRun(
-                display_name=name,
-                description=description,
-                experiment_id=experiment_id,
-                mode="ENABLE" if wanted.enabled else "DISABLE",
-                no_catchup=True,
-                max_concurrency=wanted.max_concurrency,
-                trigger=kfp_server_api.V2beta1Trigger(
-                    cron_schedule=kfp_server_api.V2beta1CronSchedule(cron=wanted.cron)
-                ),
-                pipeline_version_reference=kfp_server_api.V2beta1PipelineVersionReference(pipeline_id=pipeline_id),
-                runtime_config=kfp_server_api.V2beta1RuntimeConfig(parameters=dict(wanted.arguments)),
-                service_account=self._service_account,
+        api = self.connection
+        found = [
+            pipeline
+            for pipeline in api.all(
+                self.say, api.pipelines.pipeline_service_list_pipelines, "pipelines", namespace=api.namespace
             )
+            if name in {pipeline.display_name, pipeline.name}
+            and (pipeline.namespace == api.namespace or not (pipeline.namespace or api.multi_user))
+        ]
+        if len(found) > 1:
+            ids = ", ".join(str(pipeline.pipeline_id) for pipeline in found)
+            raise KubeflowError(
+                f"{api.host}: namespace {api.namespace} has {len(found)} pipelines named {name} ({ids}); delete "
+                "all but one, so that nobody starts another's by mistake"
+            )
+        return str(found[0].pipeline_id) if found else None
+
+    def versions(self, pipeline_id: str) -> list[Any]:
+        """Return the versions of a pipeline, the newest first."""
+        api = self.connection
+        found = api.all(
+            self.say,
+            api.pipelines.pipeline_service_list_pipeline_versions,
+            "pipeline_versions",
+            pipeline_id=pipeline_id,
         )
+        # The list is in the order of their making; of two within a second the later one is newer.
+        return sorted(found, key=lambda version: version.created_at)[::-1]
 
-    @staticmethod
-    def _all(method: Callable[..., Any], what: str, **arguments: Any) -> list[Any]:
-        """All pages of a list."""
-        found: list[Any] = []
-        token = ""
-        while True:
-            answer = method(page_token=token, page_size=_PAGE, **arguments)
-            found += getattr(answer, what) or []
-            token = answer.next_page_token or ""
-            if not token:
-                return found
+    def upload(self, package: Path, name: str, pipeline: str) -> Uploaded:
+        """Upload a package as a version of a pipeline; nothing happens if it is there.
+
+        Args:
+            package: a compiled package.
+            name: of the version, made of its content.
+            pipeline: name of the pipeline, which is made if the namespace has none.
+        """
+        return self.connection.patiently(self.say, lambda: self._upload(package, name, pipeline))  # type: ignore[no-any-return]
+
+    def _upload(self, package: Path, name: str, pipeline: str) -> Uploaded:
+        api = self.connection
+        pipeline_id = self.find_pipeline(pipeline) or self._make_pipeline(pipeline)
+        there = self.versions(pipeline_id)
+        for version in there:
+            if name in {version.display_name, version.name}:
+                newest = str(there[0].display_name)
+                return Uploaded(pipeline_id, str(version.pipeline_version_id), name, new=False, newest=newest)
+        made = api.call(api.uploads.upload_pipeline_version, str(package), name=name, pipelineid=pipeline_id)
+        return Uploaded(pipeline_id, str(made.pipeline_version_id), name, new=True, newest=name)
+
+    def _make_pipeline(self, name: str) -> str:
+        """Make a pipeline without a version; the SDK's way makes a version of the pipeline's name, too."""
+        api = self.connection
+        made = api.call(
+            api.pipelines.pipeline_service_create_pipeline,
+            kfp_server_api.V2beta1Pipeline(display_name=name, name=name, namespace=api.namespace),
+        )
+        return str(made.pipeline_id)
+
+    def experiment(self, name: str) -> str:
+        """Return the id of the namespace's experiment of this name, which is made if there is none."""
+        api = self.connection
+
+        def find() -> str:
+            for found in api.all(
+                self.say,
+                api.experiments.experiment_service_list_experiments,
+                "experiments",
+                namespace=api.namespace,
+            ):
+                if found.display_name == name and found.storage_state != "ARCHIVED":
+                    return str(found.experiment_id)
+            made = api.call(
+                api.experiments.experiment_service_create_experiment,
+                kfp_server_api.V2beta1Experiment(display_name=name, namespace=api.namespace),
+            )
+            return str(made.experiment_id)
+
+        return str(api.patiently(self.say, find))
+
+    def start(
+        self,
+        version: Uploaded,
+        arguments: Mapping[str, Any],
+        experiment: str,
+        fresh_package: Path | None = None,
+    ) -> str:
+        """Start one run, even where the connection drops in between; returns its id.
+
+        Args:
+            version: what is started.
+            arguments: of the run form.
+            experiment: name of the group that the run belongs to.
+            fresh_package: the version's package, to start it with no task taking an earlier run's result.
+        """
+        api = self.connection
+        experiment_id = self.experiment(experiment)
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+        # Found again by this name if the answer to its start is lost.
+        name = f"{version.name} {stamp} {secrets.token_hex(3)}"
+        reference = kfp_server_api.V2beta1PipelineVersionReference(
+            pipeline_id=version.pipeline_id, pipeline_version_id=version.version_id
+        )
+        wanted = kfp_server_api.V2beta1Run(
+            experiment_id=experiment_id,
+            display_name=name,
+            # The API has no switch for the cache, so such a run brings its own specification.
+            pipeline_spec=None if fresh_package is None else _uncached(fresh_package),
+            pipeline_version_reference=reference if fresh_package is None else None,
+            runtime_config=kfp_server_api.V2beta1RuntimeConfig(parameters=dict(arguments)),
+            service_account=self.service_account,
+        )
+        asked_before = False
+
+        def start() -> str:
+            nonlocal asked_before
+            if asked_before:
+                newest = api.call(
+                    api.runs.run_service_list_runs,
+                    namespace=api.namespace,
+                    experiment_id=experiment_id,
+                    sort_by="created_at desc",
+                    page_size=50,
+                )
+                for run in newest.runs or []:
+                    if run.display_name == name:
+                        return str(run.run_id)
+            asked_before = True
+            return str(api.call(api.runs.run_service_create_run, wanted).run_id)
+
+        return str(api.patiently(self.say, start))
+
+    def link(self, run_id: str) -> str:
+        """Return the URL of the run's page."""
+        return f"{self.connection.host}/#/runs/details/{run_id}"
 
 
-def read_recurring(path: Path) -> dict[str, RecurringRun]:
-    """Read a file of declared recurring runs: name -> declaration.
-
-    Raises:
-        ParameterError: it is missing or not valid; the message names the key.
-    """
-    declared = {}
-    for name, values in read_mapping(path).items():
-        if not isinstance(values, Mapping):
-            raise ParameterError(f"{path}: {name} must hold `key: value` lines, not {values!r}")
-        declared[name] = RecurringRun.parse(values, f"{path}: {name}")
-    return declared
-
-
-@contextmanager
-def _told(host: str) -> Iterator[None]:
-    """Turn what the SDK raises into one line."""
-    try:
-        yield
-    except kfp_server_api.ApiException as error:
-        said = str(error.reason or "")
-        with suppress(ValueError, TypeError, AttributeError):
-            said = json.loads(error.body)["error_details"] or said
-        hint = "; is TROIKA_KUBEFLOW_TOKEN right?" if error.status in {401, 403} else ""
-        raise KubeflowError(f"{host} answered {error.status}: {said}{hint}") from None
-    except (urllib3.exceptions.HTTPError, OSError, TimeoutError) as error:
-        raise KubeflowError(
-            f"{host} does not answer as Kubeflow Pipelines does ({type(error).__name__}); is the URL right, is "
-            "there a login in front of it, is port-forwarding on?"
-        ) from None
+def _uncached(package: Path) -> dict[str, Any]:
+    documents = list(yaml.safe_load_all(package.read_text(encoding="utf-8")))
+    if not documents or not isinstance(documents[0], dict):
+        raise ParameterError(f"{package}: is not a compiled package")
+    return without_cache(documents)

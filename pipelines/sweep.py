@@ -50,6 +50,7 @@ def compile_sweep(
     sections: Mapping[str, Mapping[str, Any]],
     sweep: "Sweep",
     cluster: Cluster | None = None,
+    light_image: str | None = None,
 ) -> int:
     """Write the package of a sweep; gives the number of its trials.
 
@@ -73,7 +74,7 @@ def compile_sweep(
         for name in point:
             step = getattr(import_module(f"components.{name}"), name)
             resolve_params(step, sections[name], overrides=point, where="a trial of the sweep")
-    write_package(package, sweep_and_release(image, sections, sweep, cluster))
+    write_package(package, sweep_and_release(image, sections, sweep, cluster, light_image))
     return len(points)
 
 
@@ -167,7 +168,11 @@ class Sweep(Params):
 
 
 def sweep_and_release(
-    image: str, sections: Mapping[str, Mapping[str, Any]], sweep: Sweep, cluster: Cluster | None = None
+    image: str,
+    sections: Mapping[str, Mapping[str, Any]],
+    sweep: Sweep,
+    cluster: Cluster | None = None,
+    light_image: str | None = None,
 ) -> Any:
     """Build the pipeline.
 
@@ -176,11 +181,12 @@ def sweep_and_release(
         sections: params.yaml; every trial changes what the sweep says.
         sweep: the search space.
         cluster: what pods get.
+        light_image: image of the winner's steps that train and judge nothing; None: the train image.
     """
     component: Callable[..., Any] = lambda step: dsl.component(  # noqa: E731
         step, base_image=image, install_kfp_package=False
     )
-    release = train_and_release(image, sections, cluster)
+    release = train_and_release(image, sections, cluster, light_image)
     table = sweep.table()
 
     class Outputs(NamedTuple):
@@ -326,13 +332,14 @@ def compare(
     from pathlib import Path
 
     from components.step import clear_errors
-    from troika.quality.comparison import best_trial, write_comparison
+    from troika.quality.comparison import best_trial, comparison_lines, write_comparison
     from troika.quality.trials import finished
 
     with clear_errors():
         found = finished(Path(trials.path))
         best = best_trial(found, metric, goal)
         write_comparison(Path(comparison.path), found, best, metric, goal)
+        print("\n".join(comparison_lines(found, best, metric)))  # noqa: T201 - `troika sweep --submit` reads it
     changes: dict = found[best]["point"]  # type: ignore[type-arg]
     return changes
 

@@ -10,6 +10,7 @@ import yaml
 from quick import REPOSITORY, plain_environment
 from typer.testing import CliRunner
 
+from components.step import LIGHT
 from troika.cli import app
 
 
@@ -139,6 +140,36 @@ def test_pipeline_writes_the_package_and_its_form_for_git(tmp_path: Path) -> Non
     assert images == {"troika-train:test"}
     _, version = yaml.safe_load_all((tmp_path / "pipeline-manifests.yaml").read_text())
     assert version["metadata"]["name"] in output
+
+
+def test_a_light_image_is_that_of_the_steps_that_need_no_framework(tmp_path: Path) -> None:
+    """In all that is compiled, the winner of a sweep included."""
+    images = ("--image", "r.test/train@sha256:00", "--light-image", "r.test/light@sha256:00")
+    assert troika("pipeline", *images, "--out", tmp_path)[0] == 0
+    assert troika("sweep", "pipelines/sweep.yaml", *images, "--out", tmp_path / "sweep.yaml")[0] == 0
+    for name in ("pipeline.yaml", "pipeline-manifests.yaml", "sweep.yaml"):
+        parts = list(yaml.safe_load_all((tmp_path / name).read_text()))
+        # In an object for Git the package is a part of its spec.
+        packages = [part.get("spec", {}).get("pipelineSpec", part) for part in parts]
+        (package,) = [found for found in packages if "deploymentSpec" in found]
+        light = {
+            key.removeprefix("exec-")
+            for key, executor in package["deploymentSpec"]["executors"].items()
+            if executor["container"]["image"] == "r.test/light@sha256:00"
+        }
+        assert light == {"find-champion", "publish-model", "release-model"}, name
+    status, output = troika("run", "--light-image", "light:1", "--home", tmp_path / "home")
+    assert (status, "--light-image: goes with --image" in output) == (1, True)
+
+
+def test_steps_of_the_light_image_import_no_framework() -> None:
+    modules = [f"components.{step}" for step in LIGHT]
+    code = (
+        f"import sys, importlib; [importlib.import_module(name) for name in {modules}]; "
+        "heavy = {'torch', 'tensorflow', 'scipy', 'sklearn', 'dvc', 'onnx', 'jinja2', 'troika.models', "
+        "'troika.quality', 'troika.datasets'} & set(sys.modules); sys.exit(', '.join(sorted(heavy)) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY, env=plain_environment())
 
 
 def test_help_imports_nothing_heavy() -> None:

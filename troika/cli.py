@@ -75,7 +75,7 @@ def _clear_errors() -> Iterator[None]:
         yield
     except TroikaError as error:
         typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(error.exit_status) from None
     except KeyboardInterrupt:
         typer.echo("\nstopped; the same command goes on where this one was", err=True)
         raise typer.Exit(130) from None
@@ -99,6 +99,9 @@ def run(
     image: Annotated[
         str | None, typer.Option(help="Run the steps in containers of this train image, with Docker.")
     ] = None,
+    light_image: Annotated[
+        str | None, typer.Option(help="Image of those that train and judge nothing; default: the train image.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run unchanged steps again, too.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check all, read the data, say what training would need, and stop.")
@@ -121,6 +124,8 @@ def run(
         given = [*data_changes(dataset, repo, rev, previous, model), *(changes or [])]
         sections = read_parameters(params, given, {k: v for k, v in form.items() if v is not None})
         set_version(sections, files=True)
+        if light_image is not None and image is None:
+            raise TroikaError("--light-image: goes with --image, which the other steps run in")
         if dry_run:
             from pipelines.dry_run import run_dry
 
@@ -136,7 +141,9 @@ def run(
         facts = {"store": local.store_url(home), "release_remote": remote, "environment": environment}
         # Whether releases can be read is better known before training; which is the one to beat is read after it.
         read_release(remote, environment, sections["find_champion"]["branch"])
-        finished = run_locally(home, sections, facts, fresh=fresh, verbose=verbose, image=image)
+        finished = run_locally(
+            home, sections, facts, fresh=fresh, verbose=verbose, image=image, light_image=light_image
+        )
         shutil.copyfile(finished.data_report, output / "data.html")
         shutil.copyfile(finished.training_report, output / "training.html")
         shutil.copyfile(finished.evaluation_report, output / "evaluation.html")
@@ -269,7 +276,7 @@ def doctor(
         raise typer.Exit(int(failed))
 
 
-def _add(command: Callable[..., None], example: str) -> None:
+def _add(command: Callable[..., None], example: str, group: typer.Typer = app, name: str | None = None) -> None:
     """Take a command over from another module, with this one's way of telling errors."""
 
     @wraps(command)
@@ -277,7 +284,7 @@ def _add(command: Callable[..., None], example: str) -> None:
         with _clear_errors():
             command(*arguments, **options)
 
-    app.command(epilog=example)(told)
+    group.command(name, epilog=example)(told)
 
 
 _add(cli_monitor.monitor, "Examples:  troika monitor  |  troika monitor --port 9090 --interval 15")
@@ -292,12 +299,24 @@ _add(
 )
 _add(
     cli_kubeflow.sweep,
-    "Example:  troika sweep pipelines/sweep.yaml --image registry.example/troika-train@sha256:...",
+    "Example:  troika sweep pipelines/sweep.yaml --image registry.example/troika-train@sha256:... --submit",
+)
+_add(cli_kubeflow.follow, "Example:  troika follow 00f630d2-e915-46e6-bc56-60f48b5c5cf4")
+recurring = typer.Typer(cls=cli_kubeflow.AppliesByDefault, help="Keep recurring runs as a file declares them.")
+app.add_typer(recurring, name="recurring")
+_add(
+    cli_kubeflow.apply_recurring,
+    "Example:  troika recurring recurring.yaml --host http://localhost:8080",
+    recurring,
+    "apply",
 )
 _add(
-    cli_kubeflow.recurring,
-    "Example:  troika recurring recurring.yaml --host http://localhost:8080",
+    cli_kubeflow.promote_recurring,
+    "Examples:  troika recurring promote  |  troika recurring promote troika-train-and-release-ee0d3fb151f6",
+    recurring,
+    "promote",
 )
+_add(cli_kubeflow.retry_recurring, "Example:  troika recurring retry", recurring, "retry")
 _add(
     cli_releases.release,
     "Examples:  troika release 3f4dee2a6833 --to staging  |  troika release --from staging --to production",

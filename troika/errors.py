@@ -24,9 +24,14 @@ TroikaError
     └── RequestError       the request itself is wrong; repeating it cannot help
 """
 
+from typing import ClassVar
+
 
 class TroikaError(Exception):
     """Base of all errors that are meant to be read by the user; commands print it without a traceback."""
+
+    exit_status: ClassVar[int] = 1
+    """What a command ends with."""
 
 
 class ParameterError(TroikaError):

@@ -27,6 +27,18 @@ def train_image(host: str) -> str:
 
 
 @pytest.fixture(scope="session")
+def light_image(host: str) -> str:
+    base = base_image(host)
+    builder = builder_image(host, base, "troika-test-builder:1")
+    run(
+        host, "build", "--network=host", "--file", REPOSITORY / "Dockerfile.light", "--tag", "troika-light:test",
+        "--build-arg", f"BASE_IMAGE={base}", "--build-arg", f"BUILD_IMAGE={builder}",
+        "--build-arg", f"CODE_COMMIT={COMMIT}", REPOSITORY,
+    )  # fmt: skip
+    return "troika-light:test"
+
+
+@pytest.fixture(scope="session")
 def serve_image(host: str) -> str:
     base = base_image(host)
     builder = builder_image(host, base, "troika-test-builder:1")

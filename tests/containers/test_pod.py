@@ -217,7 +217,7 @@ def test_the_init_container_takes_nothing_it_cannot_trust(
 
 
 def test_the_canary_guard_takes_back_in_git_what_the_cluster_has_given_up(
-    host: str, train_image: str, released: tuple[Bundle, list[Object], dict[str, Any]], tmp_path: Path
+    host: str, light_image: str, released: tuple[Bundle, list[Object], dict[str, Any]], tmp_path: Path
 ) -> None:
     """Its account and the cluster's API are a fake's; the remote is a folder."""
     _, things, _ = released
@@ -229,7 +229,7 @@ def test_the_canary_guard_takes_back_in_git_what_the_cluster_has_given_up(
     for path in (remote, *remote.rglob("*")):
         path.chmod(0o777 if path.is_dir() else 0o666)
     account = {"token": "token-of-test", "namespace": "troika-production"}
-    pod = Pod(host, train_image, the(things, "CronJob/canary-guard"), tmp_path / "pod", {"account": account})
+    pod = Pod(host, light_image, the(things, "CronJob/canary-guard"), tmp_path / "pod", {"account": account})
     cluster = FakeKubernetes()
     settings = {"TROIKA_KUBERNETES": cluster.url, "TROIKA_RELEASE_REMOTE": "/remote.git"}
     # Git takes a folder of somebody else's for a trap.

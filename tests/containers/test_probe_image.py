@@ -52,11 +52,11 @@ def test_it_measures_the_quality_of_what_a_real_triton_serves(host: str, probe_i
             run(host, "rm", "--force", name)
 
 
-def test_it_has_git_and_neither_triton_nor_training(host: str, probe_image: str) -> None:
+def test_it_has_git_with_ssh_and_neither_triton_nor_training(host: str, probe_image: str) -> None:
     code = (
         "import importlib.util as u, json, shutil;"
         "names = ('torch', 'tensorflow', 'kfp', 'dvc', 'sklearn', 'pytriton', 'troika.models', 'components');"
-        "print(json.dumps([[n for n in names if u.find_spec(n)], bool(shutil.which('git'))]))"
+        "print(json.dumps([[n for n in names if u.find_spec(n)], [shutil.which(n) for n in ('git', 'ssh')]]))"
     )
     done = run(host, "run", "--rm", *HARDENED, "--entrypoint=python", probe_image, "-c", code)
-    assert json.loads(done.stdout) == [[], True]
+    assert json.loads(done.stdout) == [[], ["/usr/bin/git", "/usr/bin/ssh"]]

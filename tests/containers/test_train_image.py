@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -95,10 +97,11 @@ def troika_run(host: str, home: Path, image: str, *arguments: str | Path) -> sub
 
 
 def test_the_whole_pipeline_runs_in_containers_and_its_model_is_released(
-    host: str, train_image: str, tmp_path: Path
+    host: str, train_image: str, light_image: str, tmp_path: Path
 ) -> None:
+    """Each step in the smallest image that holds it; a real Triton in the light one gives the golden images."""
     params = write_params(tmp_path / "params.yaml", promoted=True)
-    finished = troika_run(host, tmp_path, train_image, "--params", params)
+    finished = troika_run(host, tmp_path, train_image, "--light-image", light_image, "--params", params)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     released = read_release(tmp_path / "home" / "releases.git", "local")
     assert released is not None
@@ -106,7 +109,14 @@ def test_the_whole_pipeline_runs_in_containers_and_its_model_is_released(
     assert "\r" not in finished.stdout
     assert (tmp_path / "output" / "samples.png").exists()
     log = (tmp_path / "home" / "run.log").read_text()
-    assert f"Found image '{train_image}'" in log  # in containers indeed, not in processes
+    found = re.findall(r"Executing task '([\w-]+)'|Found image '(\S+)'", log)  # containers indeed, not processes
+    images = {step: image for (step, _), (_, image) in pairwise(found) if step and image}
+    light = {step for step, image in images.items() if image == light_image}
+    assert light == {"find-champion", "publish-model", "release-model"}
+    assert {step for step, image in images.items() if image == train_image} == {
+        "prepare-data", "train", "export-model", "train-evaluator", "evaluate"
+    }  # fmt: skip
+    assert "Triton gives its" in finished.stdout
 
 
 def test_a_rejected_model_stops_before_the_store_in_containers_too(
@@ -120,9 +130,14 @@ def test_a_rejected_model_stops_before_the_store_in_containers_too(
     assert read_release(tmp_path / "home" / "releases.git", "local") is None
 
 
-def test_an_image_that_is_not_there_is_named(host: str, tmp_path: Path) -> None:
-    finished = troika_run(host, tmp_path, "no-such-image:1")
-    assert (finished.returncode, "no-such-image:1: this machine has no such image" in finished.stderr) == (1, True)
+def test_an_image_that_is_not_there_is_named(host: str, train_image: str, tmp_path: Path) -> None:
+    for option, arguments in (
+        ("--image", ("no-such-image:1",)),
+        ("--light-image", (train_image, "--light-image", "no-such-image:1")),
+    ):
+        finished = troika_run(host, tmp_path, *arguments)
+        said = f"{option} no-such-image:1: this machine has no such image"
+        assert (finished.returncode, said in finished.stderr) == (1, True)
 
 
 def test_the_image_is_small_labelled_and_has_no_tools_to_build_with(host: str, train_image: str) -> None:
@@ -138,7 +153,7 @@ def test_the_image_is_small_labelled_and_has_no_tools_to_build_with(host: str, t
     assert run(host, "run", *HARDENED, train_image, "python", "-c", code).stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("kind", ["train", "serve"])
+@pytest.mark.parametrize("kind", ["train", "serve", "light"])
 def test_a_bill_of_materials_is_in_the_image_and_true(
     host: str, kind: str, request: pytest.FixtureRequest
 ) -> None:

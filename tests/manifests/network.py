@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import git_access
 import yaml
 from rendering import MANIFESTS, Object, containers, name_of, templates
 
@@ -71,7 +72,23 @@ def differences(renders: dict[str, list[Object]], listed: dict[str, Any] | None 
         ),
         *(f"network: {a} -> {b} {port} is in network.yaml, and closed" for a, b, port in sorted(expected - found)),
         *_rules_about_nobody(cluster),
+        *_closed_remotes(cluster, renders),
     ]
+
+
+def _closed_remotes(cluster: Cluster, renders: dict[str, list[Object]]) -> Iterator[str]:
+    """Pods whose Git answers at a port to which no policy lets them, wherever it is."""
+    outside = [actor for actor in cluster.actors if actor.namespace is None]
+    for template in templates([thing for rendered in renders.values() for thing in rendered]):
+        for remote in git_access.remotes(template):
+            way = git_access.port(remote)
+            source = next(
+                a
+                for a in cluster.actors
+                if (a.namespace, a.name) == (template.namespace, _short(template.metadata))
+            )
+            if way is not None and not any(_allowed(cluster, source, target, way, "TCP") for target in outside):
+                yield f"network: {source.full_name} asks Git at {remote}, and no policy lets it out at {way}/TCP"
 
 
 def open_pairs(cluster: Cluster) -> Iterator[Pair]:

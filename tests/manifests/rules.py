@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import git_access
 import yaml
 from rendering import MANIFESTS, Object, Template, containers, name_of, templates
 
@@ -18,6 +19,11 @@ _VOLUMES = {
 UNSET = "0" * 64
 # Made by people or by External Secrets, as docs/guides/cluster.md says; never in Git.
 OUTSIDE = {("Secret", "model-store-read"), ("Secret", "model-store-admin")}
+# Accounts whose pods are made by others, who count on the account's token; every other account must mount none.
+TOKENS = {
+    "troika-pipeline": "Kubeflow's driver and launcher and Argo's executor talk to the API, and none of them "
+    "mounts a token by itself",
+}
 
 
 def problems(things: list[Object]) -> list[str]:
@@ -27,11 +33,13 @@ def problems(things: list[Object]) -> list[str]:
         found += [f"{template.where}: {problem}" for problem in restricted(template)]
         found += [f"{template.where}: {problem}" for problem in hardened(template)]
         found += [f"{template.where}: {problem}" for problem in references(template, things)]
+        found += [f"{template.where}: {problem}" for problem in git_access.keys(template, things)]
     found += [
         *namespaces(things),
         *amounts(things),
         *services(things),
         *accounts(things),
+        *turns(things),
         *skips(things),
         *unfinished(things),
     ]
@@ -157,13 +165,23 @@ def namespaces(things: list[Object]) -> Iterator[str]:
 def services(things: list[Object]) -> Iterator[str]:
     """Services, budgets and pod monitors select pods, and name ports that those have."""
     pods = templates(things)
+    of_rollouts = _services_of_rollouts(things)
     for thing in things:
         if thing["kind"] not in {"Service", "PodDisruptionBudget", "PodMonitor"}:
             continue
-        selector = thing["spec"]["selector"]
-        labels = selector.get("matchLabels", {}) if thing["kind"] != "Service" else selector
+        spec, name = thing["spec"], thing["metadata"]["name"]
+        if thing["kind"] != "Service":
+            labels = spec["selector"].get("matchLabels", {})
+        elif name not in of_rollouts:
+            labels = spec.get("selector", {})
+        elif "selector" in spec:
+            # A selector is one value: who applies one takes the hash of Rollouts away, and is refused or fights.
+            yield f"{name_of(thing)}: Argo Rollouts writes its selector, so none may stand here"
+            continue
+        else:
+            labels = of_rollouts[name]
         chosen = [pod for pod in pods if labels.items() <= pod.metadata.get("labels", {}).items()]
-        if not chosen:
+        if not chosen or not labels:
             yield f"{name_of(thing)}: selects no pod of this folder"
             continue
         ports = {
@@ -179,6 +197,19 @@ def services(things: list[Object]) -> Iterator[str]:
                 yield f"{name_of(thing)}: its pods have no port {port}"
 
 
+def _services_of_rollouts(things: list[Object]) -> dict[str, dict[str, str]]:
+    """Name of each Service whose selector Argo Rollouts writes -> labels of the Rollout's pods."""
+    found = {}
+    for thing in things:
+        if thing["kind"] == "Rollout":
+            strategy = thing["spec"]["strategy"]
+            for key in ("stableService", "canaryService", "activeService", "previewService"):
+                for kind in ("canary", "blueGreen"):
+                    if name := strategy.get(kind, {}).get(key):
+                        found[name] = thing["spec"]["selector"]["matchLabels"]
+    return found
+
+
 def amounts(things: list[Object]) -> Iterator[str]:
     """What the schemas take as any text: a number of pods, or a share of them."""
     for thing in things:
@@ -191,10 +222,14 @@ def amounts(things: list[Object]) -> Iterator[str]:
 
 
 def accounts(things: list[Object]) -> Iterator[str]:
-    """No token is mounted by default, no role has wildcards, and none can make itself stronger."""
+    """Tokens are mounted where they are needed only, no role has wildcards, and none can make itself stronger."""
     for thing in things:
-        if thing["kind"] == "ServiceAccount" and thing.get("automountServiceAccountToken") is not False:
-            yield f"{name_of(thing)}: automountServiceAccountToken must be false"
+        if thing["kind"] == "ServiceAccount":
+            reason = TOKENS.get(thing["metadata"]["name"])
+            # Said, not left to the default: a default is easily taken for a choice.
+            if thing.get("automountServiceAccountToken") is not (reason is not None):
+                must = f"true: {reason}" if reason else "false"
+                yield f"{name_of(thing)}: automountServiceAccountToken must be {must}"
         if thing["kind"] in {"ClusterRole", "ClusterRoleBinding"}:
             yield f"{name_of(thing)}: nothing here needs rights in the whole cluster"
         for rule in thing.get("rules", []) if thing["kind"] == "Role" else []:
@@ -202,6 +237,16 @@ def accounts(things: list[Object]) -> Iterator[str]:
                 yield f"{name_of(thing)}: a wildcard in {rule}"
             if {"secrets", "configmaps"} & set(rule["resources"]) and not rule.get("resourceNames"):
                 yield f"{name_of(thing)}: {', '.join(rule['resources'])} must be named"
+
+
+def turns(things: list[Object]) -> Iterator[str]:
+    """A job that hangs holds up none of those that are due after it, and ends some time."""
+    for thing in things:
+        if thing["kind"] == "CronJob":
+            if thing["spec"].get("concurrencyPolicy", "Allow") == "Forbid":
+                yield f"{name_of(thing)}: Forbid: a pod that never starts holds up all that follow"
+            if "activeDeadlineSeconds" not in thing["spec"]["jobTemplate"]["spec"]:
+                yield f"{name_of(thing)}: activeDeadlineSeconds must be set, else jobs that hang pile up"
 
 
 def skips(things: list[Object]) -> Iterator[str]:

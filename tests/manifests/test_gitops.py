@@ -73,15 +73,15 @@ def test_applications_go_one_after_the_other(applications: dict[str, Object]) ->
     assert len(set(waves.values())) == len(waves)
 
 
+def _wave(thing: Object) -> int:
+    return int(thing["metadata"].get("annotations", {}).get("argocd.argoproj.io/sync-wave", 0))
+
+
 def test_what_pods_need_comes_before_them(applications: dict[str, Object]) -> None:
     for name in ("troika-staging", "troika-production"):
         things = render_objects(MANIFESTS.parent / applications[name]["spec"]["source"]["path"])
         wave = {
-            kind: {
-                int(t["metadata"].get("annotations", {}).get("argocd.argoproj.io/sync-wave", 0))
-                for t in things
-                if t["kind"] == kind
-            }
+            kind: {_wave(t) for t in things if t["kind"] == kind}
             for kind in (
                 "Namespace",
                 "NetworkPolicy",
@@ -93,6 +93,8 @@ def test_what_pods_need_comes_before_them(applications: dict[str, Object]) -> No
         }
         order = [max(waves) for waves in wave.values()]
         assert order == sorted(order), wave
+        # A wave after it would wait for the Rollout's health, which it lacks for as long as a canary is judged.
+        assert max(_wave(t) for t in things) <= max(wave["Deployment"])
         assert max(wave["NetworkPolicy"]) < min(wave["Deployment"])
 
 

@@ -165,7 +165,69 @@ def _no_number(things: list[Object]) -> None:
     the(things, "PodDisruptionBudget")["spec"]["maxUnavailable"] = "one%"
 
 
+def _probe(things: list[Object]) -> Any:
+    return the(things, "Deployment", "quality-probe")["spec"]["template"]["spec"]["containers"][0]
+
+
+def _variable(things: list[Object], name: str) -> Any:
+    (found,) = [variable for variable in _probe(things)["env"] if variable["name"] == name]
+    return found
+
+
+def _git_without_a_key(things: list[Object]) -> None:
+    _probe(things)["env"].remove(_variable(things, "GIT_SSH_COMMAND"))
+
+
+def _git_that_may_ask(things: list[Object]) -> None:
+    variable = _variable(things, "GIT_SSH_COMMAND")
+    variable["value"] = variable["value"].replace("BatchMode=yes", "BatchMode=no")
+
+
+def _git_key_that_no_secret_holds(things: list[Object]) -> None:
+    secret = the(things, "ExternalSecret", "release-repository-read")
+    secret["spec"]["data"] = [{**entry, "secretKey": "credentials"} for entry in secret["spec"]["data"]]
+
+
+def _git_key_that_is_not_mounted(things: list[Object]) -> None:
+    mounts = _probe(things)["volumeMounts"]
+    mounts[:] = [mount for mount in mounts if mount["mountPath"] != "/secrets/git"]
+
+
+def _git_by_https(things: list[Object]) -> None:
+    _variable(things, "TROIKA_RELEASE_REMOTE")["value"] = "https://git.example/platform/deployments.git"
+
+
+def _one_job_at_a_time(things: list[Object]) -> None:
+    the(things, "CronJob", "canary-guard")["spec"]["concurrencyPolicy"] = "Forbid"
+
+
+def _jobs_without_end(things: list[Object]) -> None:
+    del the(things, "CronJob", "canary-guard")["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"]
+
+
+def _selector_that_rollouts_writes(things: list[Object]) -> None:
+    the(things, "Service", "triton-canary")["spec"]["selector"] = {"app.kubernetes.io/name": "triton"}
+
+
+def _port_that_the_canary_lacks(things: list[Object]) -> None:
+    the(things, "Service", "triton-canary")["spec"]["ports"][0]["targetPort"] = "https"
+
+
+def _service_without_selector(things: list[Object]) -> None:
+    del the(things, "Service")["spec"]["selector"]
+
+
 RULES = [
+    (_selector_that_rollouts_writes, "Service/triton-canary: Argo Rollouts writes its selector"),
+    (_port_that_the_canary_lacks, "Service/triton-canary: its pods have no port https"),
+    (_service_without_selector, "Service/triton: selects no pod of this folder"),
+    (_one_job_at_a_time, "a pod that never starts holds up all that follow"),
+    (_jobs_without_end, "CronJob/canary-guard: activeDeadlineSeconds must be set"),
+    (_git_without_a_key, "Deployment/quality-probe: probe asks git@git.example:platform/deployments.git by ssh"),
+    (_git_that_may_ask, "name not no questions"),
+    (_git_key_that_no_secret_holds, "no secret puts the server's keys at /secrets/git/known_hosts"),
+    (_git_key_that_is_not_mounted, "no secret puts a key at /secrets/git/ssh-privatekey"),
+    (_git_by_https, "by https, and its settings of Git name not credentials"),
     (_no_number, "maxUnavailable must be a number or a percentage"),
     (_no_seccomp, "seccompProfile must be RuntimeDefault"),
     (_root, "runAsUser must not be 0"),
@@ -287,6 +349,31 @@ def test_a_changed_policy_is_seen(
     spoil({t["metadata"]["name"]: t for t in production if t["kind"] == "NetworkPolicy"})
     found = network.differences({**renders, "serving/overlays/production": production})
     assert any(words in problem for problem in found), found
+
+
+@pytest.mark.parametrize(
+    ("remote", "way"),
+    [
+        ("git@git.example:platform/deployments.git", 22),
+        ("ssh://git@git.example/platform/deployments.git", 22),
+        ("ssh://git@git.example:7999/platform/deployments.git", 7999),
+        ("https://git.example:8443/platform/deployments.git", 8443),
+        ("http://git.example/deployments.git", 80),
+    ],
+)
+@pytest.mark.parametrize("environment", ["staging", "production"])
+def test_a_way_to_git_that_is_closed_is_seen(
+    renders: dict[str, list[Object]], environment: str, remote: str, way: int
+) -> None:
+    name = f"serving/overlays/{environment}"
+    things = copy.deepcopy(renders[name])
+    _variable(things, "TROIKA_RELEASE_REMOTE")["value"] = remote
+    policy = the(things, "NetworkPolicy", "quality-probe-git")
+    words = f"troika-{environment}/quality-probe asks Git at {remote}, and no policy lets it out at {way}/TCP"
+    closed = [words in problem for problem in network.differences({**renders, name: things})]
+    assert any(closed) == (way != 22)
+    policy["spec"]["egress"][0]["ports"][0]["port"] = 2022
+    assert any(words in problem for problem in network.differences({**renders, name: things}))
 
 
 def test_what_does_not_render_is_told_in_kustomizes_words(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Every folder that is applied is right, by schemas and rules; what is broken on purpose is refused."""
 
+import copy
 import shutil
 from pathlib import Path
 
@@ -125,6 +126,16 @@ def test_accounts_have_exactly_these_rights(renders: dict[str, list[Object]]) ->
     }
 
 
+def test_the_account_of_runs_has_its_token(renders: dict[str, list[Object]]) -> None:
+    """Seen without it, on a cluster: each run ended at its first pod."""
+    for value in (False, None):
+        things = copy.deepcopy(renders["kubeflow/base"])
+        assert list(rules.accounts(things)) == []
+        the(things, "ServiceAccount", "troika-pipeline")["automountServiceAccountToken"] = value
+        (problem,) = rules.accounts(things)
+        assert problem.startswith("ServiceAccount/troika-pipeline: automountServiceAccountToken must be true")
+
+
 @pytest.mark.parametrize("environment", ["local-kind", "staging", "production"])
 def test_triton_ends_in_peace_and_is_never_fewer(renders: dict[str, list[Object]], environment: str) -> None:
     things = renders[f"serving/overlays/{environment}"]
@@ -173,6 +184,26 @@ def test_what_must_be_set_before_it_can_run_is_named(renders: dict[str, list[Obj
     assert any("registry.example/troika-serve@sha256:0000" in thing for thing in unset)
     assert any("signing.pub is empty" in thing for thing in unset)
     assert any("Deployment/triton: sha256:0000" in thing for thing in unset)
+
+
+def test_the_guide_makes_every_secret_that_is_asked_for(renders: dict[str, list[Object]]) -> None:
+    """Seen on a cluster: the probe's was in no guide, and held a token where its remote is ssh's."""
+    guide = (REPOSITORY / "docs" / "guides" / "cluster.md").read_text()
+    asked = {
+        (entry["remoteRef"]["key"], entry["remoteRef"]["property"])
+        for things in renders.values()
+        for thing in things
+        if thing["kind"] == "ExternalSecret"
+        for entry in thing["spec"]["data"]
+    }
+    assert {key for key, _ in asked} == {
+        "troika/model-store-read",
+        "troika/release-repository-read",
+        "troika/release-git",
+    }
+    for key, value in asked:
+        assert f"`{key}`" in guide
+        assert f"`{value}`" in guide
 
 
 def test_the_guide_and_the_check_agree_on_what_is_outside_git() -> None:

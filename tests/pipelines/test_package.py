@@ -7,7 +7,8 @@ import pytest
 import yaml
 from quick import REPOSITORY
 
-from components.step import read_sections
+from benchmarks.pods import count_pods
+from components.step import STEPS, read_sections
 from pipelines.compile import compile_pipeline
 from troika.params import merge
 
@@ -89,6 +90,12 @@ def test_every_step_runs_in_the_given_image_and_installs_nothing(package: dict[s
     for executor in package["deploymentSpec"]["executors"].values():
         assert executor["container"]["image"] == "registry.test/troika-train@sha256:00"
         assert "pip install" not in " ".join(executor["container"]["command"])
+
+
+def test_the_pods_of_a_run_are_counted_as_kubeflow_starts_them(package: dict[str, Any]) -> None:
+    """A run of Kubeflow Pipelines 2.17 had these: a driver for the whole, for the condition and for each step."""
+    counted = count_pods(package)
+    assert (counted.drivers, sum(counted.images.values())) == (2 + len(STEPS), len(STEPS))
 
 
 def test_publishing_depends_on_the_verdict(package: dict[str, Any]) -> None:

@@ -1,191 +1,220 @@
-"""What is sent to Kubeflow, and what is made of its answers; Kubeflow itself is a fake."""
+"""What `troika submit` sends to Kubeflow; Kubeflow itself is a fake with recorded answers."""
 
-from collections.abc import Iterator
-from pathlib import Path
+import json
 from typing import Any
 
 import pytest
 import yaml
-from pipelines_fake import FakeKubeflow, fake_kubeflow
+from kubeflow_commands import ARGUMENTS, submit
+from pipelines_fake import FakeKubeflow, recorded
 from quick import REPOSITORY
-from typer.testing import CliRunner
 
+from pipelines.arguments import FORM, REQUIRED, check_arguments, inputs_of, run_arguments
+from pipelines.compile import compile_pipeline
 from pipelines.graph import PIPELINE_NAME
-from pipelines.submit import Kubeflow, KubeflowError, RunFailedError, read_recurring
-from troika.cli import app
+from troika.cli_parameters import read_parameters
 from troika.errors import ParameterError
 
-ARGUMENTS = {"store": "s3://models", "release_remote": "git@git.test:deploy.git", "environment": "staging"}
-SUBMIT = (
-    "--image", "registry.test/train@sha256:00", "--store", "s3://models",
-    "--release-remote", "git@git.test:deploy.git", "--to", "staging",
-    "--params", str(REPOSITORY / "params.yaml"), "--cluster", str(REPOSITORY / "pipelines" / "cluster.yaml"),
-)  # fmt: skip
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The parameters of the compiled package."""
+    package = tmp_path_factory.mktemp("package") / "pipeline.yaml"
+    compile_pipeline(package, "registry.test/train", read_parameters(REPOSITORY / "params.yaml", None, {}))
+    found = inputs_of(next(iter(yaml.safe_load_all(package.read_text()))))
+    assert found is not None
+    return dict(found)
 
 
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKubeflow]:
-    monkeypatch.setenv("TROIKA_KUBEFLOW_TOKEN", "token-of-test")
-    with fake_kubeflow() as running:
-        running.plays = [{"state": "SUCCEEDED"}]
-        yield running
-
-
-def submit(fake: FakeKubeflow, *more: str) -> tuple[int, str]:
-    result = CliRunner().invoke(app, ["submit", "--host", fake.url, *SUBMIT, *more])
-    return result.exit_code, result.output
-
-
-def task(name: str, state: str, message: str | None = None) -> dict[str, Any]:
-    return {
-        "display_name": name,
-        "state": state,
-        **({"error": {"code": 1, "message": message}} if message else {}),
-    }
+def spec_of(version: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = version["pipeline_spec"]["pipeline_spec"]
+    return found
 
 
 def test_a_run_of_a_new_version_is_started_and_linked(fake: FakeKubeflow) -> None:
     status, output = submit(fake)
     assert status == 0, output
-    version = next(v for v in fake.versions.values() if v["display_name"] != PIPELINE_NAME)
-    assert version["display_name"] in output
+    (version,) = fake.versions.values()
+    assert version["display_name"].startswith(f"{PIPELINE_NAME}-")
+    assert f"{version['display_name']} uploaded" in output
     assert f"{fake.url}/#/runs/details/r0" in output
     (run,) = fake.runs.values()
     assert run["runtime_config"]["parameters"] == ARGUMENTS
     assert run["pipeline_version_reference"]["pipeline_version_id"] == version["pipeline_version_id"]
     images = {
-        executor["container"]["image"]
-        for executor in version["pipeline_spec"]["deploymentSpec"]["executors"].values()
+        executor["container"]["image"] for executor in spec_of(version)["deploymentSpec"]["executors"].values()
     }
     assert images == {"registry.test/train@sha256:00"}
-    assert "Bearer token-of-test" in fake.tokens
+    assert set(fake.tokens) == {"Bearer token-of-test"}
 
 
-def test_runs_and_recurring_runs_have_the_account_that_is_asked_for(fake: FakeKubeflow, tmp_path: Path) -> None:
+def test_a_run_has_the_account_that_is_asked_for(fake: FakeKubeflow) -> None:
     assert submit(fake)[0] == submit(fake, "--service-account", "troika-pipeline")[0] == 0
     assert [run.get("service_account") for run in fake.runs.values()] == [None, "troika-pipeline"]
-    path = declare(tmp_path / "a.yaml", nightly={"cron": "0 0 2 * * *", "arguments": ARGUMENTS})
-    for account in ("troika-pipeline", "another"):  # a change is seen as such
-        command = ["recurring", str(path), "--host", fake.url, "--service-account", account]
-        assert CliRunner().invoke(app, command).exit_code == 0
-        assert [run["service_account"] for run in fake.recurring.values()] == [account]
 
 
-def test_the_same_content_is_uploaded_once_and_other_content_again(fake: FakeKubeflow) -> None:
+def test_the_first_upload_makes_one_version(fake: FakeKubeflow) -> None:
     submit(fake)
-    before = dict(fake.versions)
-    status, output = submit(fake)
-    assert (status, fake.versions) == (0, before)
-    assert "is there already" in output
-    submit(fake, "--set", "train.steps=7")
-    assert len(fake.versions) == len(before) + 1
-    assert len(fake.runs) == 3
+    assert [version["name"] for version in fake.versions.values()] != [PIPELINE_NAME]
+    assert len(fake.versions) == 1
 
 
-def test_each_steps_state_is_told_once_as_it_changes(fake: FakeKubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda _: None)
-    running = {"state": "RUNNING", "run_details": {"task_details": [task("prepare-data", "RUNNING")]}}
-    done = {
-        "state": "SUCCEEDED",
-        "run_details": {"task_details": [task("prepare-data", "SUCCEEDED"), task("executor", "SUCCEEDED")]},
+def test_set_changes_the_run_and_never_the_version(fake: FakeKubeflow) -> None:
+    submit(fake)
+    changes = (
+        "train.steps=7",
+        "evaluate.champion.must=match",
+        "train.batch_size=32",
+        "evaluate.limits.precision.below_floor=0.2",
+    )
+    status, output = submit(fake, *(part for change in changes for part in ("--set", change)))
+    assert status == 0, output
+    assert len(fake.versions) == 1
+    assert "is there already, and is the newest" in output
+    run = fake.runs["r1"]["runtime_config"]["parameters"]
+    assert run == ARGUMENTS | {
+        "steps": 7,
+        "champion_must": "match",
+        "overrides": {"train": {"batch_size": 32}, "evaluate": {"limits": {"precision": {"below_floor": 0.2}}}},
     }
-    fake.plays = [{"state": "PENDING"}, running, running, done]
-    status, output = submit(fake)
-    assert status == 0
-    assert [line.split() for line in output.splitlines() if line.startswith("  ")] == [
-        ["prepare-data", "running"],
-        ["prepare-data", "succeeded"],
-    ]
-    assert output.endswith("succeeded\n")
 
 
-def test_a_failed_run_names_the_step_its_words_and_its_page(fake: FakeKubeflow) -> None:
-    fake.plays = [
-        {"state": "FAILED", "run_details": {"task_details": [task("train", "FAILED", "error: no GPU is left")]}}
-    ]
+def test_a_version_that_is_not_the_newest_is_told_as_such(fake: FakeKubeflow) -> None:
+    submit(fake)
+    submit(fake, "--image", "registry.test/train@sha256:01")
+    first, second = [version["name"] for version in fake.versions.values()]
+    _, output = submit(fake)
+    assert f"{first} is there already; a newer one is {second}" in output
+    assert fake.runs["r2"]["pipeline_version_reference"]["pipeline_version_id"] == "v0"
+
+
+def test_the_namespace_is_given_everywhere(fake: FakeKubeflow) -> None:
+    fake.namespace = "troika-training"
+    shared = fake.add_pipeline(PIPELINE_NAME, None)
+    status, output = submit(fake, "--namespace", "troika-training")
+    assert status == 0, output
+    (run,) = fake.runs.values()
+    assert run["pipeline_version_reference"]["pipeline_id"] != shared["pipeline_id"]
+    own = fake.pipelines[run["pipeline_version_reference"]["pipeline_id"]]
+    assert own["namespace"] == fake.experiments["e0"]["namespace"] == "troika-training"
+    for asked in fake.asked("GET", r"/(pipelines|experiments|runs)\?"):
+        assert "namespace=troika-training" in asked
+
+
+def test_two_pipelines_of_a_name_are_refused(fake: FakeKubeflow) -> None:
+    fake.add_pipeline(PIPELINE_NAME, "kubeflow")
+    fake.add_pipeline(PIPELINE_NAME, "kubeflow")
     status, output = submit(fake)
-    assert status == 1
-    assert "error: no GPU is left" in output
-    assert f"the run ended as failed in train; its logs: {fake.url}/#/runs/details/r0" in output
+    assert (status, fake.runs) == (1, {})
+    assert f"namespace kubeflow has 2 pipelines named {PIPELINE_NAME} (p0, p1)" in output
+
+
+def test_fresh_starts_a_run_without_the_cache(fake: FakeKubeflow) -> None:
+    assert submit(fake, "--fresh")[0] == 0
+    (run,) = fake.runs.values()
+    text = json.dumps(run["pipeline_spec"])
+    assert "cachingOptions" not in text
+    assert "cachingOptions" in json.dumps(fake.versions["v0"])
+    assert run["pipeline_spec"]["platform_spec"] == fake.versions["v0"]["pipeline_spec"]["platform_spec"]
+    assert run.get("pipeline_version_reference") is None
+
+
+@pytest.mark.parametrize("fault", ["lost", "drop", 502])
+def test_a_start_whose_answer_is_lost_is_not_made_twice(
+    fake: FakeKubeflow, no_waiting: None, fault: int | str
+) -> None:
+    fake.fault_of["POST /runs"] = fault
+    status, output = submit(fake, "--no-follow")
+    assert status == 0, output
+    assert len(fake.runs) == 1
+    assert f"{fake.url}/#/runs/details/r0" in output
 
 
 def test_nobody_needs_to_follow(fake: FakeKubeflow) -> None:
-    fake.plays = [{"state": "FAILED"}]
+    fake.plays = [recorded("run_train_pod_deleted")]
     status, output = submit(fake, "--no-follow")
     assert status == 0
     assert "#/runs/details/r0" in output
 
 
-@pytest.mark.parametrize("code", [401, 403, 500])
-def test_a_refusal_is_one_line(fake: FakeKubeflow, code: int) -> None:
-    fake.refuse_with = code
-    status, output = submit(fake)
-    assert status == 1
-    assert f"answered {code}: no such right" in output
-    assert ("TROIKA_KUBEFLOW_TOKEN" in output) == (code in {401, 403})
-    assert "Traceback" not in output
+def test_only_our_own_lines_are_printed(fake: FakeKubeflow, recwarn: pytest.WarningsRecorder) -> None:
+    _, output = submit(fake)
+    assert "details:" not in output.replace("/details/", "")
+    assert "FutureWarning" not in output + str([str(entry.message) for entry in recwarn])
 
 
-def test_a_kubeflow_that_is_not_there_is_named() -> None:
-    with pytest.raises(KubeflowError, match=r"http://127\.0\.0\.1:9 does not answer as Kubeflow Pipelines does"):
-        Kubeflow("http://127.0.0.1:9", "kubeflow")
+@pytest.mark.parametrize(
+    ("tag", "status", "words"),
+    [
+        ("2.17.0", 0, ""),
+        ("2.16.1", 0, ""),
+        ("2.15.2", 1, "needs 2.16 or newer"),
+        ("2.4.0", 1, "needs 2.16 or newer"),
+        ("unknown", 0, "calls itself 'unknown'"),
+        ("dev", 0, "calls itself 'dev'"),
+        ("", 0, "calls itself 'nothing'"),
+    ],
+)
+def test_a_backend_that_is_too_old_is_refused_before_anything_is_sent(
+    fake: FakeKubeflow, tag: str, status: int, words: str
+) -> None:
+    fake.health["tag_name"] = tag
+    found, output = submit(fake)
+    assert (found, bool(fake.versions)) == (status, status == 0), output
+    assert words in " ".join(output.split())
 
 
-def test_following_a_cancelled_run_fails(fake: FakeKubeflow) -> None:
-    fake.plays = [{"state": "CANCELED"}]
-    with pytest.raises(RunFailedError, match="canceled"):
-        Kubeflow(fake.url, "kubeflow").follow("r0", print)
-
-
-def declare(path: Path, **runs: dict[str, Any]) -> Path:
-    path.write_text(yaml.safe_dump(runs))
-    return path
-
-
-def recurring(fake: FakeKubeflow, path: Path) -> tuple[int, str]:
-    result = CliRunner().invoke(app, ["recurring", str(path), "--host", fake.url])
-    return result.exit_code, result.output
-
-
-def test_recurring_runs_become_those_that_are_declared(fake: FakeKubeflow, tmp_path: Path) -> None:
-    submit(fake)
-    fake.recurring["by-hand"] = {"recurring_run_id": "by-hand", "display_name": "mine", "description": "by hand"}
-    nightly = {"cron": "0 0 2 * * *", "arguments": ARGUMENTS}
-    weekly = {"cron": "0 0 3 * * 0", "arguments": {**ARGUMENTS, "seed": 1}}
-    assert recurring(fake, declare(tmp_path / "a.yaml", nightly=nightly, weekly=weekly))[0] == 0
-    made = {run["display_name"]: run for run in fake.recurring.values()}
-    assert set(made) == {"mine", "nightly", "weekly"}
-    assert made["nightly"]["trigger"]["cron_schedule"]["cron"] == "0 0 2 * * *"
-    assert made["weekly"]["runtime_config"]["parameters"]["seed"] == 1
-    # Without a version: Kubeflow takes the newest one each time.
-    assert made["nightly"]["pipeline_version_reference"] == {"pipeline_id": "p0"}
-    before = dict(fake.recurring)
-    _, output = recurring(fake, tmp_path / "a.yaml")
-    assert fake.recurring == before
-    assert output.count("unchanged") == 2
-    changed = {**nightly, "cron": "0 30 2 * * *"}
-    recurring(fake, declare(tmp_path / "b.yaml", nightly=changed))
-    left = {run["display_name"]: run for run in fake.recurring.values()}
-    assert set(left) == {"mine", "nightly"}
-    assert left["nightly"]["trigger"]["cron_schedule"]["cron"] == "0 30 2 * * *"
+def test_the_form_is_that_of_the_package(inputs: dict[str, Any]) -> None:
+    assert {name: entry["parameterType"] for name, entry in inputs.items()} == {
+        name: field.kind for name, field in FORM.items()
+    }
+    assert {name for name, entry in inputs.items() if "defaultValue" not in entry} == set(REQUIRED)
+    sections = read_parameters(REPOSITORY / "params.yaml", None, {})
+    for name, field in FORM.items():
+        value: Any = sections if field.path else inputs[name].get("defaultValue")
+        for key in field.path:
+            value = value[key]
+        assert value == inputs[name].get("defaultValue"), name
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cron": "0 2 * * *"}, "cron"),
-        ({"arguments": {"store": "s3://models"}}, "release_remote, environment must be given"),
-        ({"every": "day"}, "every: unknown key"),
+        ({"train": {"seed": 2**53 + 1}}, "--set: train.seed: 9007199254740993: .* would round it"),
+        ({"evaluate": {"samples": {"seed": 2**60}}}, "would round it"),
+        ({"train": {"note": "{{x}}"}}, "--set: train.note"),
+        ({"evaluate": {"limits": {"recall": None}}}, "null cannot be handed to a run"),
     ],
 )
-def test_a_wrong_declaration_names_its_key(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    good: dict[str, Any] = {"cron": "0 0 2 * * *", "arguments": ARGUMENTS}
-    assert set(read_recurring(declare(tmp_path / "good.yaml", nightly=good))) == {"nightly"}
+def test_what_a_run_cannot_be_given_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
-        read_recurring(declare(tmp_path / "bad.yaml", nightly={**good, **changes}))
+        run_arguments(changes)
 
 
-def test_recurring_runs_need_an_uploaded_pipeline(fake: FakeKubeflow, tmp_path: Path) -> None:
-    nightly = {"cron": "0 0 2 * * *", "arguments": ARGUMENTS}
-    status, output = recurring(fake, declare(tmp_path / "a.yaml", nightly=nightly))
-    assert (status, "`troika submit` uploads it" in output) == (1, True)
+def test_a_limit_that_is_taken_away_is_the_forms_word_for_it() -> None:
+    assert run_arguments({"evaluate": {"limits": {"label_agreement": {"below_floor": None}}}}) == {
+        "label_agreement_margin": -1.0
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"environment": None}, "environment must be text, not None"),
+        ({"environment": 3}, "environment must be text, not 3"),
+        ({"nonsense": 1}, "no argument 'nonsense'; it has .*store"),
+        ({"steps": 1.5}, "steps must be a whole number, not 1.5"),
+        ({"steps": True}, "steps must be a whole number, not True"),
+        ({"overrides": "train"}, "overrides must be a group"),
+        ({"seed": 2**53 + 1}, "would round it"),
+    ],
+)
+def test_arguments_are_checked_by_the_package(
+    inputs: dict[str, Any], arguments: dict[str, Any], message: str
+) -> None:
+    for known in (None, inputs):
+        check_arguments(ARGUMENTS, "run", known)
+        with pytest.raises(ParameterError, match=f"run: .*{message}"):
+            check_arguments(ARGUMENTS | arguments, "run", known)
+        with pytest.raises(ParameterError, match="run: environment must be given"):
+            check_arguments({"release_remote": "git@git.test:deploy.git", "store": "s3://models"}, "run", known)

@@ -1,7 +1,9 @@
 """Of two releases at once one wins and the other is told; remotes that refuse, are late or say nothing."""
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from git_remote import VERDICT, commit_other_file, git, hold_pushes, outcome, published, wait_for_pushes
@@ -140,6 +142,33 @@ def test_a_rollback_gives_way_to_a_release(remote: Path) -> None:
         outcomes = [outcome(future) for future in futures]
     assert sum(isinstance(found, SupersededError) for found in outcomes) == 1, outcomes
     assert len(read_history(remote, "staging")) == 3
+
+
+def test_of_two_rollbacks_of_one_release_at_once_one_is_made(
+    remote: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two guards of a canary make them, when the first was slow."""
+    commit, numbers = Repository.commit, count()
+
+    def commit_of_another_second(self: Repository, *arguments: Any) -> str:
+        *others, message = arguments
+        return commit(self, *others, f"{message}\n{next(numbers)}\n")
+
+    monkeypatch.setattr(Repository, "commit", commit_of_another_second)
+    for letter in "abc":
+        release(remote, "staging", published(letter), VERDICT)
+    go = hold_pushes(remote)
+    digest = published("c").digest
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(rollback, remote, "staging", only_from=digest) for _ in range(2)]
+        wait_for_pushes(remote, 2)
+        go.touch()
+        outcomes = [outcome(future) for future in futures]
+    now = read_release(remote, "staging")
+    assert now is not None
+    assert now.digest == published("b").digest
+    assert len(read_history(remote, "staging")) == 4
+    assert sum(isinstance(found, SupersededError) for found in outcomes) == 1, outcomes
 
 
 def test_versions_are_counted_on_after_a_refusal_in_words_that_nobody_knows(remote: Path) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 from troika.errors import ParameterError
 from troika.pages import write_page
 
+TABLE_MARK, WINNER_MARK = "| ", "winner: "
+"""How lines of the table begin in a step's log, from which `troika sweep --submit` takes them."""
+
 
 def best_trial(trials: Sequence[Mapping[str, Any]], metric: str, goal: str) -> int:
     """Index of the best trial: of those that the gate promotes if there are any, else of all.
@@ -35,7 +38,7 @@ def best_trial(trials: Sequence[Mapping[str, Any]], metric: str, goal: str) -> i
 
 def write_comparison(path: Path, trials: Sequence[Mapping[str, Any]], best: int, metric: str, goal: str) -> None:
     """Write the page, self-contained HTML."""
-    changed = [dict(_flat(trial["point"])) for trial in trials]
+    changed = [changed_values(trial["point"]) for trial in trials]
     parameters = sorted({name for point in changed for name in point})
     # The verdict has a column of its own.
     metrics = sorted({name for trial in trials for name in trial["metrics"]} - {metric, "promoted"})
@@ -46,7 +49,7 @@ def write_comparison(path: Path, trials: Sequence[Mapping[str, Any]], best: int,
                 "number": number,
                 "best": number == best,
                 "decision": trial["decision"],
-                "point": [_whole(changed[number].get(name, "")) for name in parameters],
+                "point": [changed[number].get(name, "") for name in parameters],
                 "metrics": [_shown(trial["metrics"].get(name)) for name in [metric, *metrics]],
                 "order": sign * float(trial["metrics"].get(metric, math.inf * sign)),
             }
@@ -63,6 +66,40 @@ def write_comparison(path: Path, trials: Sequence[Mapping[str, Any]], best: int,
         metric=metric,
         goal=goal,
     )
+
+
+def comparison_lines(trials: Sequence[Mapping[str, Any]], best: int, metric: str) -> list[str]:
+    """Return the trials as lines of a table, and the winner below it: what a step's log is to show."""
+    changed = [changed_values(trial["point"]) for trial in trials]
+    names = sorted({name for values in changed for name in values})
+    rows = [
+        [
+            str(number),
+            *(str(changed[number].get(name, "")) for name in names),
+            str(trial["decision"]),
+            _shown(trial["metrics"].get(metric)),
+        ]
+        for number, trial in enumerate(trials)
+    ]
+    values = ", ".join(f"{name}={value}" for name, value in changed[best].items())
+    return [
+        *text_table(["trial", *names, "decision", metric], rows),
+        f"{WINNER_MARK}trial {best}: {values or 'nothing changed'}",
+    ]
+
+
+def changed_values(point: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trial's changes by dotted name, whole numbers as such."""
+    return {name: _whole(value) for name, value in _flat(point)}
+
+
+def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table, columns aligned."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    return [
+        TABLE_MARK + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (head, *rows)
+    ]
 
 
 def _flat(point: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
