@@ -102,6 +102,8 @@ def _print_summary(info: DatasetInfo, findings: Findings, drift: Drift | None) -
     print(f"{counts}; {len(findings.quarantined)} refused; {len(info.classes)} classes, {info.shape} pixels")
     if info.origin.commit:
         print(f"{info.origin.repo} at {info.origin.rev}: commit {info.origin.commit}")
+    for note in findings.notes:
+        print(note)
     for problem, count in sorted(findings.warning_counts.items()):
         print(f"warning: {problem}: {count} images, used as policies.{problem} says")
     for remark in findings.remarks:

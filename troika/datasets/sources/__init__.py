@@ -31,6 +31,12 @@ def open_source(params: SourceParams) -> ImageSource:
         name = _kind_at(params.path)
     if name not in SOURCES:
         raise ParameterError(f"source: there is no {name!r}; available: auto, {', '.join(SOURCES)}")
+    if params.transpose and name != "idx":
+        raise ParameterError(f"transpose: is for IDX files, and {params.path or name} is not; set it to false")
+    if params.splits in ("given", "classes") and name not in ("folder", "idx"):
+        raise ParameterError(
+            f"splits: {params.path or name} holds no splits of its own; set splits to hashed or auto"
+        )
     return SOURCES[name](params)
 
 
