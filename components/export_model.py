@@ -3,8 +3,10 @@
 Does not decide whether the model is good; it makes sure that what is served equals what was trained.
 """
 
+import html
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,8 @@ def export_model(checkpoint: Path, bundle: Path, params: ExportModelParams) -> s
         (new / "parity.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         _write_golden(new / "golden.npz", graph, model.spec)
         write_triton_entry(new, params.model_name, graph, spec)
-        (new / "model_card.md").write_text(_model_card(params.model_name, model, lineage, report), "utf-8")
+        card = _model_card(params.model_name, model, classes, lineage, report)
+        (new / "model_card.md").write_text(card, "utf-8")
         digest = seal(new, params.model_name, spec, lineage)
     print(f"{params.model_name} {digest}; framework and ONNX differ by at most {_largest(report)} of 255 levels")
     return digest
@@ -89,7 +92,9 @@ def _largest(report: dict[str, Any]) -> int:
     return max(int(values["max_difference"]) for values in report["rungs"].values())
 
 
-def _model_card(name: str, model: GenerativeModel, lineage: dict[str, Any], report: dict[str, Any]) -> str:
+def _model_card(
+    name: str, model: GenerativeModel, classes: Sequence[str], lineage: dict[str, Any], report: dict[str, Any]
+) -> str:
     spec, dataset, train = model.spec, lineage["dataset"], lineage["train"]
     height, width, channels = spec.image_shape
     rows = {
@@ -122,6 +127,7 @@ def _model_card(name: str, model: GenerativeModel, lineage: dict[str, Any], repo
             "|---|---|",
             *[f"| {key} | {value} |" for key, value in rows.items()],
             "",
+            *_class_table(classes if spec.conditional else ()),
             "## Parity: framework against ONNX Runtime",
             "",
             "| rung | largest difference in levels of 255 | pixels that differ |",
@@ -135,6 +141,15 @@ def _model_card(name: str, model: GenerativeModel, lineage: dict[str, Any], repo
             "",
         ]
     )
+
+
+def _class_table(classes: Sequence[str]) -> list[str]:
+    """Lines of the table label -> name of class; none for an unconditional model."""
+    if not classes:
+        return []
+    names = [html.escape(" ".join(name.split())).replace("|", "&#124;") for name in classes]
+    rows = [f"| {number} | {name} |" for number, name in enumerate(names)]
+    return ["## Labels", "", "| label | class |", "|---|---|", *rows, ""]
 
 
 def _dvc_rows(origin: dict[str, str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pydantic import model_validator
 
@@ -21,6 +21,7 @@ from troika.datasets.preparation import SplitParams, prepare
 from troika.datasets.problems import Findings
 from troika.datasets.report import write_report
 from troika.datasets.sources import open_source
+from troika.datasets.sources.idx import labels_beside
 from troika.datasets.sources.settings import SourceParams
 from troika.datasets.sources.source import ImageSource
 from troika.folders import replace_folder, write_atomic
@@ -76,7 +77,8 @@ def _opened(params: PrepareDataParams, rev: str, scratch: Path) -> Iterator[Imag
         yield open_source(params)
         return
     with tempfile.TemporaryDirectory(prefix=".fetched-", dir=scratch) as folder:
-        path, origin = fetch(params.dvc.repo, rev, params.path, Path(folder))
+        beside = labels_beside(PurePosixPath(params.path).name)
+        path, origin = fetch(params.dvc.repo, rev, params.path, Path(folder), beside)
         source = open_source(params.at(path))
         origin = origin.model_copy(update={"kind": source.origin.kind})
         description = f"{source.description}, {origin.repo} at {origin.rev} ({str(origin.commit)[:12]})"
@@ -102,6 +104,8 @@ def _print_summary(info: DatasetInfo, findings: Findings, drift: Drift | None) -
     print(f"{counts}; {len(findings.quarantined)} refused; {len(info.classes)} classes, {info.shape} pixels")
     if info.origin.commit:
         print(f"{info.origin.repo} at {info.origin.rev}: commit {info.origin.commit}")
+    for note in findings.notes:
+        print(note)
     for problem, count in sorted(findings.warning_counts.items()):
         print(f"warning: {problem}: {count} images, used as policies.{problem} says")
     for remark in findings.remarks:

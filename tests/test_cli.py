@@ -11,7 +11,7 @@ from quick import REPOSITORY, plain_environment
 from typer.testing import CliRunner
 
 from components.step import LIGHT
-from troika.cli import app
+from troika.cli import _label, app
 
 
 def troika(*arguments: str | Path) -> tuple[int, str]:
@@ -187,3 +187,21 @@ def test_the_makefiles_targets_are_documented() -> None:
     ).stdout
     for target in ("run", "serve", "generate", "pipeline", "repro", "test", "check", "benchmark"):
         assert f"\n{target} " in f"\n{listed}"
+
+
+@pytest.mark.parametrize(
+    ("classes", "text", "expected"),
+    [
+        (("cat", "dog"), "dog", "dog"),
+        (("cat", "dog"), "1", 1),
+        (("cat", "dog"), "-1", -1),
+        (("cat", "dog"), "owl", "owl"),
+        (("1", "2", "10"), "2", "2"),
+        (("1", "2", "10"), "0", "0"),
+        (("cat",), None, None),
+    ],
+)
+def test_a_class_on_the_command_line_is_a_name_first(
+    classes: tuple[str, ...], text: str | None, expected: int | str | None
+) -> None:
+    assert _label(classes, text) == expected

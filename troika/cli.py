@@ -1,6 +1,7 @@
 """The `troika` command: the outermost layer. Each command imports what it needs when it is called."""
 # ruff: noqa: PLC0415
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -214,11 +215,16 @@ def serve(
                 typer.echo("\nstopping")
 
 
-@app.command(epilog="Examples:  troika generate  |  troika generate -n 20 --label 7 --seed 100 --out sevens.png")
+@app.command(
+    epilog="Examples:  troika generate  |  troika generate -n 20 --label 7 --seed 100 --out sevens.png  |  "
+    "troika generate --label cat"
+)
 def generate(
     count: Annotated[int, typer.Option("--count", "-n", help="Number of images.")] = _PICTURE_COUNT,
     seed: Annotated[int, typer.Option(help="Image i is drawn with seed + i.")] = 0,
-    label: Annotated[int | None, typer.Option(help="Class of all images; default: all in turn.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Class of all images, by name or number; default: all in turn.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("output/generated.png"),
     columns: Annotated[int, typer.Option(min=1, help="Images in a row of the picture.")] = _PICTURE_COLUMNS,
     url: Annotated[
@@ -350,10 +356,17 @@ def _serve_and_draw(home: Path, remote: str, environment: str, picture: Path) ->
         typer.echo(f"  {_PICTURE_COUNT} images over gRPC")
 
 
-def _draw(client: Any, count: int, seed: int, label: int | None, columns: int, out: Path) -> str:
+def _label(classes: tuple[str, ...], text: str | None) -> int | str | None:
+    """Return a class as given on the command line: its name, or its number where no name is a number."""
+    if text is None or text in classes or any(name.isdecimal() for name in classes):
+        return text
+    return int(text) if re.fullmatch(r"-?\d+", text, re.ASCII) else text
+
+
+def _draw(client: Any, count: int, seed: int, label: str | None, columns: int, out: Path) -> str:
     from troika.pictures import grid, save_png
 
-    made = client.generate(count, seed=seed, labels=label)
+    made = client.generate(count, seed=seed, labels=_label(client.model.classes, label))
     save_png(grid(made.images, columns=columns, scale=max(1, 48 // made.images.shape[1])), out)
     digest: str = made.model_digest
     return digest

@@ -4,7 +4,6 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,22 +69,22 @@ def set_version(sections: dict[str, dict[str, Any]], *, files: bool) -> None:
 
         data["version"] = resolve(data["dvc"]["repo"], data["dvc"]["rev"])
     elif data["path"] and files:
-        data["version"] = _state_of(Path(data["path"]))
+        follow = data.get("policies", {}).get("outside_link") == "warn"
+        data["version"] = _state_of(Path(data["path"]), follow_outside=follow)
 
 
-def _state_of(path: Path) -> str:
+def _state_of(path: Path, *, follow_outside: bool) -> str:
+    from troika.datasets.sources.tree import Tree
+
     digest = hashlib.sha256()
-    for name, file in [("", str(path))] if not path.is_dir() else _files_below(str(path)):
-        with suppress(FileNotFoundError):  # a link to nothing
+    if path.is_dir():
+        tree = Tree(path, follow_outside=follow_outside)
+        names = [*(found.name for found in tree.below("")), *tree.left_out]
+    else:
+        names = [""]
+    for name in sorted(names):
+        file = os.path.join(path, name) if name else path  # noqa: PTH118
+        with suppress(OSError):  # a link to nothing, or in a circle
             state = os.stat(file)  # noqa: PTH116 - faster, for there may be a million
             digest.update(os.fsencode(name) + f"\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def _files_below(folder: str) -> Iterator[tuple[str, str]]:
-    """Every file's name within the folder and its path, in an order that is always the same."""
-    for at, below, names in os.walk(folder):
-        below.sort()
-        for name in sorted(names):
-            file = os.path.join(at, name)  # noqa: PTH118
-            yield file.removeprefix(folder), file

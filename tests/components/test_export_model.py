@@ -60,6 +60,23 @@ def test_the_golden_file_is_what_the_graph_answers(made: Paths, unconditional: P
         assert np.array_equal(found, golden["image"])
 
 
+def test_the_model_card_tells_which_label_is_which_class(
+    made: Paths, unconditional: Paths, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(made.checkpoint, checkpoint)
+    names = ["cat", "a|b", "<b>", "new\nline", *"456789"]
+    (checkpoint / "classes.json").write_text(json.dumps(names))
+    export_model(checkpoint, tmp_path / "bundle", tiny_params("export_model"))
+    card = (tmp_path / "bundle" / "model_card.md").read_text()
+    assert (
+        "| label | class |\n|---|---|\n| 0 | cat |\n| 1 | a&#124;b |\n| 2 | &lt;b&gt; |\n| 3 | new line |" in card
+    )
+    config = (tmp_path / "bundle" / "model_repository" / "tiny" / "config.pbtxt").read_text()
+    assert r'string_value: "[\"cat\", \"a|b\", ' in config
+    assert "## Labels" not in (unconditional.bundle / "model_card.md").read_text()
+
+
 def test_the_model_card_names_data_code_and_size(made: Paths) -> None:
     card = (made.bundle / "model_card.md").read_text()
     lineage = Bundle.open(made.bundle).lineage

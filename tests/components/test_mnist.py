@@ -41,6 +41,9 @@ def test_mnist_goes_through_the_steps(mnist: Path, tmp_path: Path) -> None:
     assert info.shape == (28, 28, 1)
     assert sum(info.counts.values()) == 10_000
     assert info.classes == tuple("0123456789")
+    assert info.content_hash == "sha256:4266d50a8424bdb6549f9f20254c0d406fea02379dd191edc17d284db0b1ebd2", (
+        "released models name it"
+    )
 
     checkpoint = tmp_path / "checkpoint"
     train = tiny_params("train", steps=20)

@@ -38,6 +38,9 @@ def test_the_digits_become_three_splits(made: Paths) -> None:
     dataset = Dataset.open(made.dataset)
     assert sum(dataset.info.counts.values()) == 1797
     assert dataset.info.levels == 17
+    assert dataset.info.content_hash == (
+        "sha256:f613d19bf76b49e665f6516e3dc499f3ff7bf75a23560ecef9d443050adcaef6"
+    ), "released models name it"
     assert dataset.info.counts["train"] / 1797 == pytest.approx(0.7, abs=0.04)
     for split in dataset.splits.values():
         assert set(split.labels.tolist()) == set(range(10))

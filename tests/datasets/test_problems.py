@@ -248,9 +248,10 @@ def test_a_flat_folder_has_one_class_and_hidden_files_are_no_images(tmp_path: Pa
     ("files", "words"),
     [
         ([], "holds no image"),
-        (["a/.hidden"], "holds no image: its folders are empty"),
+        (["a/.hidden"], r"holds no image: left out, no images by their names: 1; a/\.hidden$"),
         (["a/x.png", "y.png"], r"holds both folders \(a\) and files \(y.png\)"),
-        (["a/x.txt"], "holds no readable image: none of its 1 files is one"),
+        (["a/x"], "holds no readable image: none of its 1 files is one"),
+        (["a/x.txt"], r"holds no image: left out, no images by their names: 1; a/x\.txt$"),
     ],
 )
 def test_a_folder_that_is_none_of_images_is_named(tmp_path: Path, files: list[str], words: str) -> None:

@@ -288,8 +288,106 @@ def test_what_is_missing_or_too_much_in_an_idx_folder_is_named(tmp_path: Path) -
     (tmp_path / "emnist-digits-train-labels-idx1-ubyte").unlink()
     with pytest.raises(DatasetError, match=r"there must be emnist-digits-train-labels-idx1-ubyte or .*\.gz"):
         opened(tmp_path / "emnist-digits-train-images-idx3-ubyte")
-    with pytest.raises(DatasetError, match="is called such as train-images-idx3-ubyte"):
+    with pytest.raises(DatasetError, match="one is called such as train-images-idx3-ubyte"):
         opened(tmp_path / "emnist-letters-train-labels-idx1-ubyte")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("folders", [("images", "labels"), ("images",), ("labels",)])
+def test_idx_files_in_folders_of_their_own_names_are_read(
+    tmp_path: Path, folders: tuple[str, ...], packed: bool
+) -> None:
+    for part, some in (("train", slice(0, 4)), ("t10k", slice(4, 6))):
+        write_idx(tmp_path, part, IMAGES[some], LABELS[some], packed=packed)
+    for file in sorted(tmp_path.iterdir()):
+        if any(word in file.name for word in folders):
+            moved = file.rename(tmp_path / "moving")
+            (tmp_path / file.name.removesuffix(".gz")).mkdir()
+            moved.rename(tmp_path / file.name.removesuffix(".gz") / file.name)
+    source = opened(tmp_path)
+    assert source.origin.kind == "idx"
+    assert np.array_equal(read(source)[0][..., 0], np.concatenate([IMAGES[4:], IMAGES[:4]]))
+    # The archive that they come in holds the same files once more beside the folders.
+    if "images" in folders and not packed:
+        (tmp_path / "train-images.idx3-ubyte").write_bytes(idx(IMAGES[:4]))
+        (tmp_path / "train-labels.idx1-ubyte").write_bytes(idx(LABELS[:4]))
+        assert opened(tmp_path).count == 6
+
+
+def test_idx_files_some_folders_too_deep_are_found_and_said(tmp_path: Path) -> None:
+    (tmp_path / "MNIST").mkdir()
+    write_idx(tmp_path / "MNIST" / "raw", "train", IMAGES, LABELS, packed=True)
+    source = opened(tmp_path)
+    assert (source.origin.kind, source.count) == ("idx", 6)
+    assert source.remarks == ("IDX files are those in MNIST/raw",)
+
+
+@pytest.mark.parametrize("channels", [None, 3])
+def test_images_that_lie_on_their_side_are_turned_if_asked_for(tmp_path: Path, channels: int | None) -> None:
+    images = IMAGES if channels is None else random_images(6, channels=3)
+    write_idx(tmp_path, "train", images.swapaxes(1, 2), LABELS)
+    assert opened(tmp_path).shape[:2] == (3, 4), "the control"
+    source = opened(tmp_path, transpose=True)
+    assert source.shape[:2] == (4, 3)
+    assert np.array_equal(read(source)[0].reshape(images.shape), images)
+    assert source.description == f"idx {tmp_path.name}, transposed"
+
+
+def test_the_parts_of_an_idx_set_are_splits_if_asked_for(tmp_path: Path) -> None:
+    write_idx(tmp_path, "train", IMAGES[:4], LABELS[:4])
+    write_idx(tmp_path, "t10k", IMAGES[4:], LABELS[4:])
+    source = opened(tmp_path)
+    assert source.given is None
+    names = "t10k-images-idx3-ubyte, train-images-idx3-ubyte"
+    assert source.remarks == (f"splits: hashed; {names} are one set, and split anew",)
+    given = opened(tmp_path, splits="given")
+    assert given.given is not None
+    assert given.given.tolist() == [2, 2, 0, 0, 0, 0]
+    assert given.remarks == (f"splits: given, by {names}; validation is taken out of train by hash",)
+    (tmp_path / "train-images-idx3-ubyte").unlink()
+    with pytest.raises(DatasetError, match=r"^splits: .* must hold train, and test"):
+        opened(tmp_path, splits="given")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("set.npy", "is a single array: save images and labels together"),
+        ("set.zip", "is an archive, which is not unpacked here: unpack it"),
+        ("SET.ZIP", "is an archive"),
+        ("set.tar", "is an archive"),
+        ("set.tar.gz", "is an archive"),
+        ("set.parquet", "is a table"),
+        ("set.csv", "is a table"),
+        ("set.h5", "is an array file of a kind that is not read"),
+        ("set.tfrecord", "is a file of records"),
+        ("cat.JPG", "is a single image"),
+        ("set.bin", "is no file of images: one is called such as train-images"),
+    ],
+)
+def test_a_file_that_is_not_read_is_called_what_it_is(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DatasetError, match=f"{name} {words}"):
+        opened(tmp_path / name)
+
+
+def test_an_ending_in_capitals_is_known(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=IMAGES, labels=LABELS)
+    (tmp_path / "x.npz").rename(tmp_path / "X.NPZ")
+    assert opened(tmp_path / "X.NPZ").count == 6
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (np.array([b"cat", b"dog", b"owl"]), ("cat", "dog", "owl")),
+        (np.array(["größe".encode(), b"b", b"c"]), ("größe", "b", "c")),
+        (np.array([b"\xff", b"b", b"c"]), ("\\udcff", "b", "c")),
+        (np.array([10, 11, 12]), ("10", "11", "12")),
+    ],
+)
+def test_class_names_of_any_type_are_text(tmp_path: Path, classes: Any, expected: tuple[str, ...]) -> None:
+    assert npz(tmp_path, images=IMAGES, labels=LABELS, classes=classes).classes == expected
 
 
 def test_parts_of_different_sizes_are_refused(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from git_remote import FILE, VERDICT, git, published
 
+from troika.credentials import without_credentials
 from troika.errors import ReleaseError
-from troika.releases.git import without_credentials
 from troika.releases.pointer import (
     Release,
     ensure_local_remote,
@@ -197,6 +197,7 @@ def test_credentials_are_never_shown() -> None:
         read_release(url, "staging")
     assert "s3cret" not in str(caught.value)
     assert without_credentials("x https://u:p@w@h/r and ssh://git@h/r") == "x https://***@h/r and ssh://***@h/r"
+    assert without_credentials("'https://h/r?sig=s' is it? yes") == "'https://h/r?***' is it? yes"
 
 
 def test_a_place_that_holds_something_else_is_not_made_a_remote(tmp_path: Path) -> None:

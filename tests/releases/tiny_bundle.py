@@ -13,6 +13,7 @@ from troika.releases.bundle import Bundle, seal, write_triton_entry
 
 SHAPE = (4, 3, 1)
 CLASSES = 10
+NAMES = tuple(map(str, range(CLASSES)))
 LATENT_SIZE = 2
 
 
@@ -84,21 +85,22 @@ def tiny_graph(path: Path, conditional: bool) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-def tiny_spec(conditional: bool) -> dict[str, Any]:
+def tiny_spec(conditional: bool, classes: Sequence[str] = NAMES) -> dict[str, Any]:
     return {
         "image_shape": list(SHAPE),
         "latent_size": LATENT_SIZE,
         "num_classes": CLASSES,
         "conditional": conditional,
+        "classes": list(classes),
     }
 
 
-def unsealed(folder: Path, conditional: bool = True, model: str = "tiny") -> Path:
+def unsealed(folder: Path, conditional: bool = True, model: str = "tiny", classes: Sequence[str] = NAMES) -> Path:
     """All files of a bundle but its manifest."""
     folder.mkdir(parents=True)
     graph = folder.parent / f"{folder.name}.onnx"
     tiny_graph(graph, conditional)
-    write_triton_entry(folder, model, graph, tiny_spec(conditional))
+    write_triton_entry(folder, model, graph, tiny_spec(conditional, classes))
     graph.unlink()
     seeds = [0, 1, 5]
     golden = {"seed": np.array(seeds)[:, None], "image": expected_images(seeds, None)}
@@ -110,7 +112,14 @@ def unsealed(folder: Path, conditional: bool = True, model: str = "tiny") -> Pat
     return folder
 
 
-def tiny_bundle(folder: Path, conditional: bool = True, model: str = "tiny", note: str = "") -> Bundle:
+def tiny_bundle(
+    folder: Path,
+    conditional: bool = True,
+    model: str = "tiny",
+    note: str = "",
+    classes: Sequence[str] = NAMES,
+) -> Bundle:
     """A sealed bundle; `note` makes digests differ."""
-    digest = seal(unsealed(folder, conditional, model), model, tiny_spec(conditional), {"note": note})
+    files = unsealed(folder, conditional, model, classes)
+    digest = seal(files, model, tiny_spec(conditional, classes), {"note": note})
     return Bundle.open(folder, digest)

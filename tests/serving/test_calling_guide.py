@@ -26,7 +26,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
 
 
 def test_the_guide_shows_every_way() -> None:
-    assert [language for language, _ in BLOCKS] == ["bash", "python", "python", "python", "python"]
+    assert [language for language, _ in BLOCKS] == ["bash", "python", "python", "python", "python", "bash"]
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))

@@ -1,5 +1,6 @@
 """What a client gets from a real Triton: the right images by both protocols; its arguments are checked."""
 
+import asyncio
 import base64
 import io
 import json
@@ -13,20 +14,30 @@ import numpy as np
 import pytest
 from client_address import Protocol, url
 from PIL import Image
-from tiny_bundle import SHAPE, expected_images, expected_of_latents, tiny_spec, unsealed
+from tiny_bundle import (
+    NAMES,
+    SHAPE,
+    expected_images,
+    expected_of_latents,
+    tiny_bundle,
+    tiny_spec,
+    unsealed,
+)
 
 from troika.errors import RequestError, ServerError
 from troika.releases.bundle import Bundle, seal
 from troika.releases.triton_config import CACHE_BYTES
+from troika.serving.async_client import AsyncClient
 from troika.serving.client import MAX_SEED, Client, ModelInfo
 from troika.serving.triton import TritonServer
+from troika.serving.wire import read_model_info
 
 AT_ONCE = 0.0
 
 
 def test_the_client_learns_what_the_model_is(client: Client, plain_client: Client) -> None:
     assert client.model == ModelInfo(
-        "tiny", SHAPE, conditional=True, num_classes=10, latent_size=2, max_batch_size=64
+        "tiny", SHAPE, conditional=True, num_classes=10, latent_size=2, max_batch_size=64, classes=NAMES
     )
     assert plain_client.model == ModelInfo(
         "plain", SHAPE, conditional=False, num_classes=10, latent_size=2, max_batch_size=64
@@ -41,6 +52,55 @@ def test_images_are_those_of_the_graph_and_name_the_bundle(client: Client, condi
     assert got.labels.tolist() == [*range(10), 0, 1, 2]
     assert (got.images == expected_images(range(7, 20), got.labels.tolist())).all()
     assert got.model_digest == conditional_bundle.digest
+
+
+HARD_NAMES = ("cat", "a dog", 'the "owl"', "back\\slash", "größe", "猫", "new\nline", "10", "7", "{}'$")
+
+
+def test_classes_are_asked_for_by_name(tmp_path: Path, protocol: Protocol) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle", classes=HARD_NAMES)
+    with TritonServer(bundle.folder, exit_seconds=AT_ONCE) as server:
+        with Client(url(server, protocol), protocol, model="tiny") as client:
+            assert client.model.classes == HARD_NAMES
+            for number, name in enumerate(HARD_NAMES):
+                assert (client.generate(2, labels=name).images == expected_images([0, 1], [number] * 2)).all()
+            mixed = client.generate(3, labels=["猫", 0, "7"])
+            assert mixed.labels is not None
+            assert mixed.labels.tolist() == [5, 0, 8], "a name that is a number is a name"
+            assert client.generate(2, labels=np.array(["cat", "10"])).images.shape == (2, *SHAPE)
+            with pytest.raises(RequestError, match="labels: tiny has no class 'Cat'; it has 'cat', 'a dog',"):
+                client.generate(1, labels="Cat")
+        address = f"http://{url(server, 'http')}/v2/models/tiny/config"
+        with urllib.request.urlopen(address) as answer:
+            config = json.load(answer)
+    assert json.loads(config["parameters"]["classes"]["string_value"]) == list(HARD_NAMES)
+
+
+async def _asked_of_the_asyncio_client(server: TritonServer, protocol: Protocol) -> Any:
+    async with AsyncClient(url(server, protocol), protocol, model="tiny") as client:
+        return await client.generate(2, labels=["3", "9"])
+
+
+def test_the_asyncio_client_takes_names_too(server: TritonServer, protocol: Protocol) -> None:
+    assert asyncio.run(_asked_of_the_asyncio_client(server, protocol)).labels.tolist() == [3, 9]
+
+
+def test_a_model_without_labels_has_no_classes(plain_client: Client) -> None:
+    with pytest.raises(RequestError, match="labels must be left out: plain is unconditional"):
+        plain_client.generate(1, labels="3")
+
+
+def test_a_bundle_older_than_class_names_has_numbers() -> None:
+    config = {
+        "parameters": {"conditional": {"string_value": "true"}, "num_classes": {"string_value": "3"}},
+        "input": [{"name": "latent", "dims": ["2"]}],
+        "output": [{"name": "image", "dims": ["4", "3", "1"]}],
+        "max_batch_size": 8,
+    }
+    assert read_model_info("old", config, "here").classes == ("0", "1", "2")
+    config["parameters"]["classes"] = {"string_value": '["a", "b"]'}
+    with pytest.raises(ServerError, match="2 class names for 3 classes"):
+        read_model_info("old", config, "here")
 
 
 def test_over_http_a_client_belongs_to_the_thread_that_opened_it(client: Client, protocol: Protocol) -> None:
@@ -208,7 +268,7 @@ def test_an_image_does_not_depend_on_its_company(client: Client) -> None:
         ({"count": 2, "labels": [1]}, "got 1 for"),
         ({"count": 2, "labels": []}, "got 0 for"),
         ({"count": 1, "labels": 1.5}, "labels must be a whole number"),
-        ({"count": 1, "labels": "7"}, "labels must be a whole number"),
+        ({"count": 1, "labels": "12"}, "labels: tiny has no class '12'"),
     ],
 )
 def test_a_wrong_argument_is_named_before_anything_is_sent(

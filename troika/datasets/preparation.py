@@ -72,6 +72,8 @@ def prepare(
         DatasetError: a policy says so, too much is left out, a class has no image in a split, or the disk is too
             small.
     """
+    findings.notes += source.remarks
+    findings.left_out += source.left_out
     before = (len(findings.quarantined), findings.warning_counts.copy(), len(findings.warnings))
     with suppress(ColourFoundError):
         return _prepare(folder, source, params, findings, listed_in)
@@ -110,7 +112,8 @@ def _prepare(
         splits = np.full(source.count, -1, np.int8)
         read = np.flatnonzero(labels >= 0)
         kept = find_copies(source, facts, labels, read, findings)
-        splits[kept] = split_numbers(facts.keys[kept], params.validation_share, params.test_share)
+        given = None if source.given is None else source.given[kept]
+        splits[kept] = split_numbers(facts.keys[kept], params.validation_share, params.test_share, given)
         kept = kept[key_order(facts.keys, labels, kept)]
         dropped = find_near_copies(source, facts, labels, splits, kept, params.near_duplicate_distance, findings)
         splits[dropped] = -1

@@ -92,6 +92,10 @@ class Findings:
     warning_counts: Counter[str] = field(default_factory=Counter)
     remarks: list[str] = field(default_factory=list)
     """What is wrong with the set as a whole."""
+    notes: list[str] = field(default_factory=list)
+    """What was taken for what."""
+    left_out: list[str] = field(default_factory=list)
+    """Files that were not counted as images."""
 
     def add(self, finding: Finding) -> None:
         """Take note of a problem of one image.
@@ -145,5 +149,6 @@ class Findings:
             "quarantined": [asdict(entry) for entry in sorted(self.quarantined, key=lambda entry: entry.index)],
             "warnings": [asdict(entry) for entry in self.warnings],
             "warning_counts": dict(sorted(self.warning_counts.items())),
-            "remarks": self.remarks,
+            "remarks": [*self.notes, *self.remarks],
+            "left_out": self.left_out,
         }

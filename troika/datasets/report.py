@@ -58,7 +58,7 @@ def write_report(
         quarantined_count=len(findings.quarantined),
         warnings=findings.warnings[:_MOST_LISTED],
         warning_count=sum(findings.warning_counts.values()),
-        remarks=findings.remarks,
+        remarks=[*findings.notes, *findings.remarks],
         class_rows=[
             {
                 "name": name,

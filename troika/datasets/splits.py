@@ -13,11 +13,23 @@ from troika.datasets.spool import ORDER_BYTE
 from troika.errors import DatasetError
 
 
-def split_numbers(keys: Keys, validation_share: float, test_share: float) -> NDArray[np.int8]:
+def split_numbers(
+    keys: Keys, validation_share: float, test_share: float, given: NDArray[np.int8] | None = None
+) -> NDArray[np.int8]:
     """For each key the position of its split in SPLITS: int8 (N,).
 
     The first eight bytes decide, as a number in 0..1; each class gets the same shares, up to chance.
+
+    Args:
+        keys: (N, 32).
+        validation_share: of the images.
+        test_share: of the images.
+        given: splits that the source says, int8 (N,). What it lacks, validation or test, is taken out of train.
     """
+    if given is not None:
+        lacking = [SPLITS.index(name) not in given for name in ("validation", "test")]
+        hashed = split_numbers(keys, validation_share * lacking[0], test_share * lacking[1])
+        return np.where(given == SPLITS.index("train"), hashed, given).astype(np.int8)
     position = np.ascontiguousarray(keys[:, :8]).view(">u8")[:, 0] / 2**64
     numbers = np.full(len(keys), SPLITS.index("train"), np.int8)
     numbers[position < test_share + validation_share] = SPLITS.index("validation")

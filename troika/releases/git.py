@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
 
+from troika.credentials import without_credentials
 from troika.errors import ReleaseError
 
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
@@ -195,8 +196,3 @@ def isolated_environment(inherited: Mapping[str, str]) -> dict[str, str]:
     if "GIT_SSH" not in environment:
         environment.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
     return environment
-
-
-def without_credentials(text: str) -> str:
-    """`text` with user names and passwords in URLs replaced by `***`."""
-    return re.sub(r"(\w://)[^/\s'\"]*@", r"\1***@", text)

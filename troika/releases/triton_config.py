@@ -3,6 +3,7 @@
 What stands here was measured; see docs/guides/calling-triton.md for what a client sees of it.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ def model_config(model: str, spec: Mapping[str, Any], graph_model: str | None = 
         "conditional": str(bool(spec["conditional"])).lower(),
         "num_classes": int(spec["num_classes"]),
         "cache_bytes": CACHE_BYTES,
+        **_class_names(spec),
         **({"graph_model": graph_model} if graph_model else {}),
     }
     # For the way around the graph: model.py runs a whole batch through the graph itself.
@@ -96,6 +98,13 @@ optimization { execution_accelerators { gpu_execution_accelerator [ {
   parameters { key: "trt_engine_cache_path" value: "/tmp/tensorrt" }
 } ] } }
 """
+
+
+def _class_names(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Return the class names in the order of labels: JSON text, escaped for the text format."""
+    if not spec["conditional"] or "classes" not in spec:
+        return {}
+    return {"classes": json.dumps(json.dumps(list(spec["classes"])))[1:-1]}
 
 
 def _batch(spec: Mapping[str, Any]) -> int:

@@ -83,8 +83,8 @@ class Client:
         Args:
             count: at least 1.
             seed: seed and seed + count - 1 must be in 0..2**63-1.
-            labels: one class for all, or one per image, each in 0..num_classes-1. None takes the classes in
-                turn, or nothing where the model is unconditional.
+            labels: one class for all, or one per image: a name of `model.classes`, or a number in
+                0..num_classes-1. None takes the classes in turn, or nothing where the model is unconditional.
 
         Raises:
             RequestError: an argument is not usable (named), the server refused the request, or another thread

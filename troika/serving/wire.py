@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Protocol = Literal["grpc", "http"]
-Labels = int | Sequence[int] | NDArray[np.int64] | None
+Label = int | str
+Labels = Label | Sequence[Label] | NDArray[Any] | None
+"""Numbers or names of classes."""
 Rows = dict[str, NDArray[Any]]
 
 MAX_SEED = 2**63 - 1
@@ -33,6 +35,7 @@ _REFUSED = {"StatusCode.INVALID_ARGUMENT", "400"}
 _BUSY = {"StatusCode.UNAVAILABLE", "503"}
 _LATE = {"StatusCode.DEADLINE_EXCEEDED", "499"}
 _FIRST_PAUSE_SECONDS = 0.05
+_MOST_NAMES_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,20 @@ class ModelInfo:
     num_classes: int
     latent_size: int
     max_batch_size: int
+    classes: tuple[str, ...] = ()
+    """Names in the order of their labels; empty for an unconditional model."""
+
+    def label_of(self, name: str) -> int:
+        """Return the label of the class called `name`.
+
+        Raises:
+            RequestError: no class is called so, or the model takes no labels.
+        """
+        if not self.conditional:
+            raise RequestError(f"labels must be left out: {self.name} is unconditional")
+        if name not in self.classes:
+            raise RequestError(f"labels: {self.name} has no class {name!r}; it has {_some(self.classes)}")
+        return self.classes.index(name)
 
 
 def check_address(url: str, protocol: str, timeout: float, retries: int) -> str:
@@ -90,16 +107,29 @@ def read_model_info(name: str, config: Mapping[str, Any], address: str) -> Model
         (shape,) = (entry["dims"] for entry in config["output"] if entry["name"] == "image")
         (latent,) = (entry["dims"] for entry in config["input"] if entry["name"] == "latent")
         height, width, channels = (int(size) for size in shape)
+        conditional = json.loads(parameters["conditional"]["string_value"]) is True
+        num_classes = int(parameters["num_classes"]["string_value"])
         return ModelInfo(
             name=name,
             image_shape=(height, width, channels),
-            conditional=json.loads(parameters["conditional"]["string_value"]) is True,
-            num_classes=int(parameters["num_classes"]["string_value"]),
+            conditional=conditional,
+            num_classes=num_classes,
             latent_size=int(latent[0]),
             max_batch_size=int(config["max_batch_size"]),
+            classes=_class_names(parameters, num_classes) if conditional else (),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ServerError(f"{address} serves {name}, which is not a Troika model: {error!r}") from None
+
+
+def _class_names(parameters: Mapping[str, Any], count: int) -> tuple[str, ...]:
+    """Names of the classes; their numbers where the bundle is older than the names."""
+    if "classes" not in parameters:
+        return tuple(map(str, range(count)))
+    names = json.loads(parameters["classes"]["string_value"])
+    if len(names) != count:
+        raise ValueError(f"{len(names)} class names for {count} classes")
+    return tuple(map(str, names))
 
 
 def only_model(names: Sequence[str], address: str) -> str:
@@ -240,11 +270,20 @@ def _label_rows(model: ModelInfo, count: int, labels: Labels) -> Rows:
         return {"label": np.arange(count, dtype=np.int64)[:, None] % classes}
     if isinstance(labels, np.ndarray):
         labels = labels.tolist()
-    if not isinstance(labels, Sequence):
-        return {"label": np.full((count, 1), _whole("labels", labels, 0, classes - 1), dtype=np.int64)}
+    if isinstance(labels, str) or not isinstance(labels, Sequence):
+        return {"label": np.full((count, 1), _label(model, labels), dtype=np.int64)}
     if len(labels) != count:
         raise RequestError(f"labels must be one for all or one per image: got {len(labels)} for count={count}")
-    return {"label": np.array([[_whole("labels", label, 0, classes - 1)] for label in labels], dtype=np.int64)}
+    return {"label": np.array([[_label(model, label)] for label in labels], dtype=np.int64)}
+
+
+def _label(model: ModelInfo, label: Any) -> int:
+    return model.label_of(label) if isinstance(label, str) else _whole("labels", label, 0, model.num_classes - 1)
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:_MOST_NAMES_SHOWN]))
+    return f"{shown} and {len(names) - _MOST_NAMES_SHOWN} more" if len(names) > _MOST_NAMES_SHOWN else shown
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> int:

@@ -1,7 +1,4 @@
-"""A folder of image files: a class for each sub-folder, or all in one folder and without classes.
-
-Files are decoded by all cores. Files whose name begins with a dot, as file managers leave them, are no images.
-"""
+"""A folder of image files, decoded by all cores. How it may be laid out is layout.py's."""
 
 import multiprocessing
 import os
@@ -19,7 +16,8 @@ from threadpoolctl import threadpool_limits
 from troika.datasets.contract import Labels, Origin
 from troika.datasets.cores import usable_cores
 from troika.datasets.decoding import Decoded, Form, decode_files, size_of
-from troika.datasets.problems import Finding
+from troika.datasets.problems import Finding, Policies
+from troika.datasets.sources.layout import Layout, read_layout
 from troika.datasets.sources.settings import SourceParams
 from troika.datasets.sources.slots import Slots, open_slots
 from troika.datasets.sources.source import (
@@ -31,10 +29,9 @@ from troika.datasets.sources.source import (
     most_on_their_way,
     sayable,
 )
+from troika.datasets.sources.tree import Tree
 from troika.errors import DatasetError, ParameterError
 
-ONE_CLASS = "images"
-"""The class of all images of a folder without sub-folders."""
 _INLINE_FILES = 512
 """Up to so many files, starting worker processes would cost more than they save."""
 _MOST_FILES_IN_BLOCK = 256
@@ -54,67 +51,22 @@ def open_folder(params: SourceParams) -> ImageSource:
     root = Path(params.path)
     if not root.is_dir():
         raise DatasetError(f"{root} is not a folder; path must name a folder of images")
-    names, labels, classes, links = _list_files(root)
-    form = _form(params, root, names)
+    layout = read_layout(Tree(root, follow_outside=params.policies.outside_link == "warn"), params.splits)
+    form = _form(params, root, [layout.names[index] for index in _usable(layout, params.policies)])
+    splits = ", its own splits" if layout.splits else ""
     return ImageSource(
         origin=Origin(kind="folder", path=sayable(root.resolve().name)),
-        description=f"folder {sayable(root.resolve().name)}",
-        classes=classes,
-        count=len(names),
+        description=f"folder {sayable(root.resolve().name)}{splits}",
+        classes=layout.classes,
+        count=len(layout.names),
         shape=(form.size[1], form.size[0], form.channels),
-        blocks=lambda scratch: _blocks(root, names, labels, classes, _outside(root, names, links), form, scratch),
-        name_of=lambda index: sayable(names[index]),
+        blocks=lambda scratch: _blocks(root, layout, form, scratch),
+        name_of=lambda index: sayable(layout.names[index]),
+        given=layout.given,
+        remarks=tuple(layout.remarks),
+        left_out=tuple(map(sayable, layout.left_out)),
         reopen_in_colour=lambda: open_folder(params.model_copy(update={"colour": "rgb"})),
     )
-
-
-def _list_files(root: Path) -> tuple[list[str], Labels, tuple[str, ...], set[str]]:
-    """File names within the folder, sorted; the class of each; class names; which of the files are links."""
-    entries = sorted(_entries(root), key=lambda entry: entry.name)
-    folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    files = [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
-    if folders and files:
-        raise DatasetError(
-            f"{root} holds both folders ({folders[0]}) and files ({files[0]}); "
-            "give a folder with a sub-folder for each class, or one with images alone"
-        )
-    if not folders and not files:
-        raise DatasetError(f"{root} holds no image")
-    if files:
-        links = {entry.name for entry in entries if entry.is_symlink()}
-        return files, np.zeros(len(files), np.int64), (ONE_CLASS,), links
-    names: list[str] = []
-    labels: list[int] = []
-    links = set()
-    for label, folder in enumerate(folders):
-        found = dict(_below(root, folder))
-        names += sorted(found)
-        labels += [label] * len(found)
-        links.update(name for name, is_link in found.items() if is_link)
-    if not names:
-        raise DatasetError(f"{root} holds no image: its folders are empty")
-    return names, np.array(labels, np.int64), tuple(map(sayable, folders)), links
-
-
-def _below(root: Path, folder: str) -> Iterator[tuple[str, bool]]:
-    """All files below a folder of `root`, by their names from there, and whether each is a link; follows none."""
-    folders = [folder]
-    while folders:
-        inside = folders.pop()
-        for entry in _entries(root / inside):
-            name = f"{inside}/{entry.name}"
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(name)
-            else:
-                yield name, entry.is_symlink()
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-    except PermissionError:
-        raise DatasetError(f"{folder} may not be read; allow it, or move it elsewhere") from None
 
 
 def _form(params: SourceParams, root: Path, names: Sequence[str]) -> Form:
@@ -139,21 +91,23 @@ def _form(params: SourceParams, root: Path, names: Sequence[str]) -> Form:
     return in_colour if decode_files(spread, grey).colour else grey
 
 
-def _blocks(
-    root: Path,
-    names: Sequence[str],
-    labels: Labels,
-    classes: Sequence[str],
-    outside: set[int],
-    form: Form,
-    scratch: Path,
-) -> Iterator[Block]:
-    barred = outside if form.policies.outside_link != "warn" else set()
+def _usable(layout: Layout, policies: Policies) -> Labels:
+    """Positions of the files that are read."""
+    barred = {
+        index
+        for index, note in layout.notes.items()
+        if not note.followed or getattr(policies, note.problem) != "warn"
+    }
+    return np.array([index for index in range(len(layout.names)) if index not in barred], np.int64)
+
+
+def _blocks(root: Path, layout: Layout, form: Form, scratch: Path) -> Iterator[Block]:
+    names, labels, classes = layout.names, layout.label_array, layout.classes
     noted = [
-        Finding(i, sayable(names[i]), classes[labels[i]], "outside_link", "a link to a file outside the folder")
-        for i in sorted(outside)
+        Finding(index, sayable(names[index]), classes[labels[index]], note.problem, note.detail)
+        for index, note in sorted(layout.notes.items())
     ]
-    usable = np.array([i for i in range(len(names)) if i not in barred], np.int64)
+    usable = _usable(layout, form.policies)
     shape = (form.size[1], form.size[0], form.channels)
     step = min(_MOST_FILES_IN_BLOCK, block_images(shape))
     pieces = [usable[start : start + step] for start in range(0, len(usable), step)]
@@ -208,14 +162,3 @@ def _block(decoded: Decoded, piece: Labels, names: Sequence[str], labels: Labels
         index = int(piece[note.position])
         findings.append(Finding(index, sayable(names[index]), classes[labels[index]], note.problem, note.detail))
     return Block(decoded.images, labels[indices], indices, decoded.facts, tuple(findings), Counter(decoded.sizes))
-
-
-def _outside(root: Path, names: Sequence[str], links: set[str]) -> set[int]:
-    """Positions of links that lead out of the folder."""
-    inside = root.resolve()
-    return {
-        index
-        for index, name in enumerate(names)
-        # Not Path.resolve, which fails where links lead in a circle.
-        if name in links and not Path(os.path.realpath(root / name)).is_relative_to(inside)
-    }

@@ -1,7 +1,7 @@
 """IDX files, the form of MNIST and its kin: images as bytes (N, H, W) or (N, H, W, C), labels (N,); gzip or not.
 
-All pairs `<name>images-idx3-ubyte` and `<name>labels-idx1-ubyte` of a folder become one set, which is split anew:
-the parts that a set comes in (train, t10k) are not kept apart.
+All pairs `<name>images-idx3-ubyte` and `<name>labels-idx1-ubyte` of a folder become one set, which is split anew
+unless `splits` is `given`. Each file may lie in a folder of its own name, as one well-known archive has them.
 """
 
 import gzip
@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from troika.datasets.contract import Images, Labels, Origin
+from troika.datasets.contract import SPLITS, Images, Labels, Origin, SplitName
+from troika.datasets.sources.layout import kept_first, split_of, told_given
 from troika.datasets.sources.settings import SourceParams
-from troika.datasets.sources.source import ImageSource, block_images, examined
+from troika.datasets.sources.source import ImageSource, block_images, examined, sayable
+from troika.datasets.sources.tree import Tree
 from troika.errors import DatasetError, ParameterError
 
 _IMAGES = re.compile(r"(?P<part>.*?)images(?P<mark>[.-])idx[34]-ubyte(\.gz)?")
-_PARTS = re.compile(r"(train|t10k|test|valid|validation)[-_.]?$")
+_PARTS = re.compile(r"(train|t10k|test|validation|valid|val)[-_.]?$")
+_DEEPEST = 50
 _GZIP_RATIO = 1040
 """Deflate cannot make a file smaller by more than 1,032 times."""
 
@@ -33,9 +37,29 @@ class _Pair:
     """(N, H, W) or (N, H, W, C)."""
 
 
-def holds_idx(folder: Path) -> bool:
-    """Whether a folder has IDX images in it."""
-    return any(_IMAGES.fullmatch(path.name) for path in folder.iterdir())
+def find_idx(folder: Path) -> Path | None:
+    """Return the folder that IDX images lie in: this one, or one below that is alone; None: there is none."""
+    tree = Tree(folder, follow_outside=True)
+    at = ""
+    while at.count("/") < _DEEPEST:
+        folders, files = tree.look(at)
+        names = (*folders, *(file.name for file in files), *tree.left_out)
+        if any(_IMAGES.fullmatch(name.rsplit("/", 1)[-1]) for name in names):
+            return folder / at
+        if len(folders) != 1 or files:
+            return None
+        at = folders[0]
+    return None
+
+
+def labels_beside(images: str) -> list[str]:
+    """Return what the labels of a file of images may be called; empty: it is no such file by its name."""
+    match = _IMAGES.fullmatch(images)
+    if match is None:
+        return []
+    return [
+        f"{match['part']}labels{mark}idx1-ubyte{end}" for mark in (match["mark"], "-", ".") for end in ("", ".gz")
+    ]
 
 
 def open_idx(params: SourceParams) -> ImageSource:
@@ -49,10 +73,23 @@ def open_idx(params: SourceParams) -> ImageSource:
         raise ParameterError("path: source idx needs a folder with IDX files, or the path of one file of images")
     path = Path(params.path)
     pairs = [_open_pair(file) for file in _image_files(path)]
+    if params.splits == "classes":
+        raise ParameterError("splits: classes is for folders of images; set splits to hashed, given or auto")
+    splits = [_split_of(pair.images) for pair in pairs]
+    given, remarks = None, tuple[str, ...]()
+    if params.splits == "given":
+        order = sorted(range(len(pairs)), key=lambda index: kept_first(splits[index] or "train"))
+        pairs, splits = [pairs[index] for index in order], [splits[index] for index in order]
+        given, remarks = _given(path, pairs, splits)
+    elif len(pairs) > 1:
+        names = ", ".join(pair.images.name for pair in pairs)
+        remarks = (f"splits: hashed; {names} are one set, and split anew",)
     shapes = {pair.shape[1:] for pair in pairs}
     if len(shapes) > 1:
         raise DatasetError(f"{path}: images of different sizes: {sorted(shapes)}; give a folder with one set")
     height, width, channels = (*shapes.pop(), 1)[:3]
+    if params.transpose:
+        height, width = width, height
     if channels not in (1, 3) or not height * width:
         raise DatasetError(f"{path}: images have shape {(height, width, channels)}; expected (H, W) or (H, W, 3)")
     count = sum(len(pair.labels) for pair in pairs)
@@ -62,16 +99,45 @@ def open_idx(params: SourceParams) -> ImageSource:
 
     def pieces() -> Iterator[tuple[Images, Labels]]:
         for pair in pairs:
-            yield from _read(pair, (height, width, channels))
+            yield from _read(pair, (height, width, channels), params.transpose)
 
     return ImageSource(
         origin=Origin(kind="idx", path=path.name),
-        description=f"idx {path.name}",
+        description=f"idx {path.name}{', transposed' if params.transpose else ''}"
+        + (", its own splits" if given is not None else ""),
         classes=tuple(str(number) for number in range(largest + 1)),
         count=count,
         shape=(height, width, channels),
         blocks=lambda _: examined(pieces()),
+        given=given,
+        remarks=(*_told_depth(path, pairs[0].images), *remarks),
     )
+
+
+def _told_depth(path: Path, images: Path) -> list[str]:
+    if images.parent in (path, path.parent):
+        return []
+    return [f"IDX files are those in {sayable(str(images.parent.relative_to(path)))}"]
+
+
+def _split_of(images: Path) -> SplitName | None:
+    found = _PARTS.search(_part(images.name))
+    return None if found is None else split_of({"t10k": "test"}.get(found[1], found[1]))
+
+
+def _given(
+    path: Path, pairs: list[_Pair], splits: list[SplitName | None]
+) -> tuple[NDArray[np.int8], tuple[str, ...]]:
+    """Position in SPLITS of each image, and what is to be said of it."""
+    kinds = {split for split in splits if split}
+    if None in splits or "train" not in kinds or len(kinds) < 2:
+        raise DatasetError(
+            f"splits: {path} must hold train, and test (t10k) or validation, and holds "
+            f"{', '.join(pair.images.name for pair in pairs)}; set splits to hashed"
+        )
+    numbers = [SPLITS.index(split) for split in splits if split]
+    given = np.repeat(np.array(numbers, np.int8), [len(pair.labels) for pair in pairs])
+    return given, (told_given(", ".join(pair.images.name for pair in pairs), kinds),)
 
 
 def _image_files(path: Path) -> list[Path]:
@@ -79,15 +145,28 @@ def _image_files(path: Path) -> list[Path]:
         raise DatasetError(f"{path} does not exist; path must name a folder with IDX files, or one of images")
     if path.is_file():
         return [path]
-    found = {file.name: file for file in path.iterdir() if _IMAGES.fullmatch(file.name)}
-    # A set that lies there both packed and unpacked is one set.
-    names = sorted(name for name in found if not (name.endswith(".gz") and name.removesuffix(".gz") in found))
+    below = find_idx(path)
+    # A set that lies there both packed and unpacked, or in folders too, is one set.
+    found: dict[str, Path] = {}
+    for file in sorted(_candidates(below or path), key=lambda file: (file.suffix == ".gz", file.parent != below)):
+        found.setdefault(_part(file.name), file)
+    names = sorted(file.name for file in found.values())
     if not names:
         raise DatasetError(f"{path} holds no file such as train-images-idx3-ubyte or train-images-idx3-ubyte.gz")
     sets = {_PARTS.sub("", _part(name)) for name in names}
     if len(sets) > 1:
         raise DatasetError(f"{path} holds several sets: {', '.join(sorted(sets))}; give a folder with one of them")
-    return [found[name] for name in names]
+    return [found[_part(name)] for name in names]
+
+
+def _candidates(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if not _IMAGES.fullmatch(path.name):
+            continue
+        if path.is_dir():
+            yield from (file for file in path.iterdir() if _IMAGES.fullmatch(file.name) and file.is_file())
+        else:
+            yield path
 
 
 def _part(name: str) -> str:
@@ -96,13 +175,12 @@ def _part(name: str) -> str:
 
 
 def _open_pair(path: Path) -> _Pair:
-    match = _IMAGES.fullmatch(path.name)
-    if match is None:
-        raise DatasetError(f"{path}: an IDX file of images is called such as train-images-idx3-ubyte(.gz)")
-    plain = f"{match['part']}labels{match['mark']}idx1-ubyte"
-    labels_path = next((path.parent / n for n in (plain, f"{plain}.gz") if (path.parent / n).exists()), None)
+    names = labels_beside(path.name)
+    if not names:
+        raise DatasetError(f"{path} is no file of images: one is called such as train-images-idx3-ubyte(.gz)")
+    labels_path = next((file for name in names for file in _places(path, name) if file.is_file()), None)
     if labels_path is None:
-        raise DatasetError(f"{path} has no labels beside it; there must be {plain} or {plain}.gz")
+        raise DatasetError(f"{path} has no labels beside it; there must be {names[0]} or {names[1]}")
     shape, labels_shape = _sizes(path, (3, 4)), _sizes(labels_path, (1,))
     if shape[0] != labels_shape[0]:
         raise DatasetError(
@@ -113,6 +191,16 @@ def _open_pair(path: Path) -> _Pair:
         labels = np.frombuffer(_take(file, labels_shape[0], labels_path), np.uint8).astype(np.int64)
         _expect_end(file, labels_path)
     return _Pair(path, labels, shape)
+
+
+def _places(images: Path, labels: str) -> Iterator[Path]:
+    """Where labels may lie: beside the images, or in a folder of their own, the images' own or beside that."""
+    plain = labels.removesuffix(".gz")
+    yield images.parent / labels
+    for folder in (images.parent, images.parent.parent):
+        yield from (folder / plain / labels, folder / labels / labels)
+    if _IMAGES.fullmatch(images.parent.name):
+        yield images.parent.parent / labels
 
 
 def _sizes(path: Path, axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -131,14 +219,19 @@ def _sizes(path: Path, axes: tuple[int, ...]) -> tuple[int, ...]:
     return sizes
 
 
-def _read(pair: _Pair, shape: tuple[int, int, int]) -> Iterator[tuple[Images, Labels]]:
+def _read(pair: _Pair, shape: tuple[int, int, int], transpose: bool) -> Iterator[tuple[Images, Labels]]:
+    height, width, channels = shape
     size, step = int(np.prod(shape)), block_images(shape)
     with _open(pair.images) as file:
         file.read(4 + 4 * len(pair.shape))
         for start in range(0, len(pair.labels), step):
             labels = pair.labels[start : start + step]
             data = _take(file, size * len(labels), pair.images)
-            yield np.frombuffer(data, np.uint8).reshape(-1, *shape), labels
+            images = np.frombuffer(data, np.uint8)
+            if transpose:
+                yield np.ascontiguousarray(images.reshape(-1, width, height, channels).swapaxes(1, 2)), labels
+            else:
+                yield images.reshape(-1, *shape), labels
         _expect_end(file, pair.images)
 
 

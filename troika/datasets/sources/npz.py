@@ -136,7 +136,12 @@ def _labels_and_classes(
         if len(shape) != 1 or size > _MOST_NAMES_BYTES:
             raise DatasetError(f"{path}: classes must be names of shape (K,), not {shape}")
         names = np.frombuffer(_exactly(file, size), dtype) if size else np.empty(0, "U1")
-    return labels, tuple(sayable(str(name)) for name in names)
+    return labels, tuple(_name(name) for name in names)
+
+
+def _name(name: Any) -> str:
+    """Return a class's name; bytes are UTF-8."""
+    return sayable(name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else str(name))
 
 
 def _image_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, int, int]:

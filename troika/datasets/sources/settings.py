@@ -24,6 +24,11 @@ class SourceParams(Params):
     source: str
     path: str
     dvc: DvcParams
+    splits: Literal["auto", "given", "hashed", "classes"]
+    """By hash, or those of the source's train, validation and test folders; auto: given where folders give them.
+    Classes: folders with such names are classes."""
+    transpose: bool
+    """Of IDX files: images are stored with rows and columns exchanged, as EMNIST's are."""
     image_size: int = Field(ge=0, le=4096)
     """Side in pixels that image files are cut square and scaled to; 0: all have one size already."""
     colour: Literal["auto", "grey", "rgb"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from troika.datasets.contract import Images, Labels, Origin
@@ -49,6 +50,12 @@ class ImageSource:
     blocks: Callable[[Path], Iterator[Block]]
     """Given a folder for what lies there only meanwhile."""
     name_of: Callable[[int], str] = "image {}".format
+    given: NDArray[np.int8] | None = None
+    """Position in SPLITS of each image, where the source's own splits are used."""
+    remarks: tuple[str, ...] = ()
+    """What was taken for what."""
+    left_out: tuple[str, ...] = ()
+    """Names of files and folders that are not counted as images."""
     reopen_in_colour: "Callable[[], ImageSource] | None" = None
     """For a source whose `blocks` may raise ColourFoundError: the same in RGB."""
 
