@@ -55,12 +55,12 @@ class Policies(Params):
     duplicate: Policy
     """The same pixels as another image; the first is kept."""
     contradictory_labels: Policy
-    """The same pixels under several labels; none is kept."""
+    """Exactly the same pixels under several labels; none is kept."""
     near_duplicate: Policy
-    """Almost the same picture as another one of the same split; one is kept."""
+    """Almost the same picture as another one of the same class and split; one is kept."""
     leakage: Policy
-    """Almost the same picture as one on another side of the split. Held-out images are kept: test before
-    validation before train."""
+    """Almost the same picture as one of the same class on another side of the split. Held-out images are kept:
+    test before validation before train."""
     empty_class: FailOrWarn
     """A class without an image. Warn: it is left out, and labels are numbered anew."""
     class_imbalance: FailOrWarn
