@@ -2,6 +2,7 @@
 
     python -m benchmarks.data idx         60,000 x 28 x 28 IDX files: seconds
     python -m benchmarks.data decode      a folder of files, against Pillow alone on the same cores; --files jpg
+    python -m benchmarks.data short-ways  the step with and without a decoder beside Pillow; --files jpg
     python -m benchmarks.data scale       a folder of 64 x 64 RGB JPEG files: seconds, memory; --idx: IDX files
     python -m benchmarks.data webdataset  the same folder packed and read by webdataset, if installed
     python -m benchmarks.data loader      images that are read in a second against images that are trained on
@@ -24,16 +25,24 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import data_loading, data_webdataset
+from benchmarks import data_loading, data_short_ways, data_webdataset
 from benchmarks.data_sources import write_files, write_idx
 from benchmarks.machine import describe_machine, table, tree_bytes, tree_cpu_seconds
 
-_COUNTS = {"idx": 60_000, "decode": 20_000, "scale": 1_000_000, "webdataset": 20_000, "loader": 20_000}
+_COUNTS = {
+    "idx": 60_000,
+    "decode": 20_000,
+    "short-ways": 20_000,
+    "scale": 1_000_000,
+    "webdataset": 20_000,
+    "loader": 20_000,
+}
 Figures = dict[str, float]
 
 
@@ -44,7 +53,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, help=", ".join(f"{k}: {v:,}" for k, v in _COUNTS.items()))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--idx", action="store_true", help="scale: one pair of IDX files instead of a folder")
-    parser.add_argument("--files", choices=["png", "jpg", "webp"], default="png", help="decode: their format")
+    parser.add_argument(
+        "--files", choices=["png", "jpg", "webp"], default="png", help="decode, short-ways: their format"
+    )
     parser.add_argument("--in-process", metavar="WHAT", help=argparse.SUPPRESS)
     parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -64,9 +75,10 @@ def main() -> None:
                 write_files(source, count, "jpg")
             rows = [_row("prepare_data", "1", _fresh("prepare_data", source, look_at_memory=True))]
         else:
-            write_files(source, count, given.files if given.what == "decode" else "png")
+            write_files(source, count, given.files if given.what in ("decode", "short-ways") else "png")
             what = {
                 "decode": ["Pillow alone", "decode and write", "prepare_data"],
+                "short-ways": [f"{given.files} by {name}" for name in data_short_ways.contenders(given.files)],
                 "webdataset": ["webdataset", "prepare_data", "webdataset reads", "prepare_data reads"],
                 "loader": ["prepare_data reads", "r3gan trains"],
             }
@@ -184,6 +196,11 @@ def _prepare(source: Path) -> Figures:
         return found
 
 
+def _prepare_by(name: str, suffix: str, source: Path) -> Figures:
+    with data_short_ways.decoding_by(name, suffix):
+        return _prepare(source)
+
+
 def _pillow(source: Path) -> Figures:
     """What Pillow alone needs to decode the same files, on as many processes; nothing is kept."""
     paths = [str(path) for path in sorted(source.rglob("*.*"))]
@@ -237,6 +254,11 @@ _IN_PROCESS: dict[str, Callable[[Path], Figures]] = {
     "prepare_data": _prepare,
     "Pillow alone": _pillow,
     "decode and write": _decode_and_write,
+    **{
+        f"{suffix} by {name}": partial(_prepare_by, name, suffix)
+        for suffix, names in data_short_ways.SHORT_WAYS.items()
+        for name in names
+    },
     "prepare_data reads": _read,
     "r3gan trains": _train,
     "webdataset": lambda source: _timed(data_webdataset.packer(source, source.parent / "packed")),

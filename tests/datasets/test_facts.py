@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from troika.datasets.facts import facts_of
+from troika.datasets.facts import Facts, facts_of
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (64, 64, 3), (16, 40, 1), (28, 28, 1), (9, 13, 3), (5, 3, 1)])
@@ -16,9 +16,15 @@ def test_thumbnails_and_brightness_are_means_of_equal_fields(shape: tuple[int, i
     found = facts_of(images)
     assert found.brightness == pytest.approx(means.mean(axis=1), abs=1e-3)
     shifted = means - means.mean(axis=1, keepdims=True)
-    expected = shifted / np.linalg.norm(shifted, axis=1, keepdims=True)
+    expected = varying = [shifted]
+    if channels == 3:
+        fields = fine.reshape(6, 4, 2 * height, 4, 2 * width, 3).mean(axis=(2, 4)).reshape(6, 16, 3)
+        red, green, blue = np.moveaxis(2 * fields, 2, 0)
+        expected = [shifted, (red - green) / 6**0.5, (red + green - 2 * blue) / 18**0.5]
+        varying = [part - part.mean(axis=1, keepdims=True) for part in expected]
+    expected = np.hstack(expected) / np.linalg.norm(np.hstack(varying), axis=1, keepdims=True)
     assert found.thumbnails == pytest.approx(expected, abs=1e-3)
-    assert facts_of(images[:0]).thumbnails.shape == (0, 64)
+    assert facts_of(images[:0]).thumbnails.shape == Facts.empty(0, channels).thumbnails.shape == expected[:0].shape
 
 
 def test_bright_lines_of_a_tall_image_do_not_overflow() -> None:

@@ -96,6 +96,69 @@ def test_copies_saved_anew_are_near_and_different_digits_are_not() -> None:
     assert {index: other for index, (other, _) in found.items()} == {len(digits) + i: i for i in range(100)}
 
 
+def discs(colours: list[tuple[int, int, int]], count: int, *, seed: int) -> np.ndarray:
+    """Discs on black, one of each of these colours at every place and size: uint8 (count, 32, 32, 3)."""
+    places = np.random.default_rng(seed).uniform(10, 22, (count, 3))
+    rows, columns = np.mgrid[:32, :32]
+    images = np.zeros((count, 32, 32, 3), np.uint8)
+    for number, image in enumerate(images):
+        y, x, radius = places[number // len(colours)]
+        image[(rows - y) ** 2 + (columns - x) ** 2 < (radius / 2) ** 2] = colours[number % len(colours)]
+    return images
+
+
+SHADES = {
+    "pure": [(255, 0, 0), (0, 255, 0), (0, 0, 255)],
+    "equally bright": [(150, 75, 75), (75, 150, 75), (75, 75, 150)],
+    "near to each other": [(200, 60, 60), (200, 60, 110), (200, 110, 60)],
+}
+
+
+@pytest.mark.parametrize("shades", SHADES)
+def test_pictures_that_differ_in_colour_alone_are_no_copies(tmp_path: Path, shades: str) -> None:
+    images = discs(SHADES[shades], 240, seed=1)
+    for labels in (np.arange(240) % 3, np.zeros(240, np.int64)):
+        made = prepared(tmp_path, images, labels, policies={"near_duplicate": "quarantine"})
+        assert made.quarantined() == {}
+    noise = np.random.default_rng(2).integers(0, 6, images.shape)
+    saved = np.clip(images * 0.9 + noise, 0, 255).astype(np.uint8)
+    both = np.concatenate([images, saved])
+    made = prepared(tmp_path, both, np.arange(480) % 3, policies={"near_duplicate": "quarantine"})
+    assert sum(made.dataset.info.counts.values()) == 240
+
+
+def test_colours_that_change_places_are_no_copies(tmp_path: Path) -> None:
+    halves = random_images(80, channels=3, seed=5, size=(2, 2))
+    images = np.concatenate([halves, np.roll(halves, 1, axis=3)]).repeat(8, axis=1).repeat(8, axis=2)
+    made = prepared(tmp_path, images, np.arange(160) % 2, policies={"near_duplicate": "quarantine"})
+    assert made.quarantined() == {}
+
+
+def test_a_tint_brings_different_pictures_no_nearer() -> None:
+    grey = np.random.default_rng(3).integers(60, 100, (50, 16, 16, 1)).repeat(3, axis=3).astype(np.uint8)
+    tinted = grey + np.array([0, 0, 150], np.uint8)
+    every = np.arange(50)
+    distances = []
+    for images in (grey, tinted):
+        thumbnails = facts_of(images).thumbnails.astype(np.float32)
+        distances.append(np.linalg.norm(thumbnails[1:] - thumbnails[:-1], axis=1))
+        assert Neighbourhood(facts_of(images).thumbnails, every, 0.04).nearest(every) == {}
+    assert (distances[1] > 0.99 * distances[0]).all()
+
+
+def test_thumbnails_never_make_copies_of_images_with_different_labels(tmp_path: Path) -> None:
+    images = random_images(120, size=(16, 16))
+    brighter = np.clip(images.astype(int) * 0.9 + 12, 0, 255).astype(np.uint8)
+    both, number = np.concatenate([images, brighter]), np.arange(240)
+    strict = {"near_duplicate": "quarantine"}
+    assert prepared(tmp_path, both, (number % 120 + number // 120) % 2, policies=strict).quarantined() == {}
+    found = set(prepared(tmp_path, both, number % 120 % 2, policies=strict).quarantined().values())
+    assert found == {"leakage", "near_duplicate"}, "the control"
+    equal = np.concatenate([images, images[:1]])
+    made = prepared(tmp_path, equal, np.append(np.arange(120) % 2, 1))
+    assert made.quarantined() == {"image 0": "contradictory_labels", "image 120": "contradictory_labels"}
+
+
 def test_classes_without_images_out_of_balance_and_wrong_ranges_are_told(tmp_path: Path) -> None:
     images, labels = random_images(600, size=(8, 8)), (np.arange(600) % 20 == 0) * 2
     with pytest.raises(

@@ -69,7 +69,7 @@ def find_near_copies(
     distance: float,
     findings: Findings,
 ) -> Indices:
-    """Note pictures that are almost the same; gives those that are left out.
+    """Note pictures of one class that are almost the same; gives those that are left out.
 
     Across splits the copy in the less precious one goes: test stays before validation before train, so figures on
     held-out images stay comparable. Within a split the one with the smaller key stays.
@@ -89,15 +89,13 @@ def find_near_copies(
     def note(index: int, problem: str, other: int, length: float) -> None:
         where = SPLITS[splits[other]]
         detail = f"almost the same as {source.name_of(other)} in {where}, at a distance of {length:.3f}"
-        if labels[other] != labels[index]:
-            detail += f", which is labelled {source.classes[labels[other]]}"
         findings.add(Finding(index, source.name_of(index), source.classes[labels[index]], problem, detail))
 
     dropped: set[int] = set()
     precious = [SPLITS.index("test"), SPLITS.index("validation"), SPLITS.index("train")]
     for rank, less in enumerate(precious[1:], start=1):
         more = kept[np.isin(splits[kept], precious[:rank])]
-        near = Neighbourhood(facts.thumbnails, more, distance).nearest(kept[splits[kept] == less])
+        near = Neighbourhood(facts.thumbnails, more, distance, labels).nearest(kept[splits[kept] == less])
         for index, (other, length) in sorted(near.items()):
             note(index, "leakage", other, length)
         dropped.update(near if findings.quarantines("leakage") else ())
@@ -105,7 +103,7 @@ def find_near_copies(
     place = {int(index): number for number, index in enumerate(rest)}
     for number in range(len(SPLITS)):
         mine = rest[splits[rest] == number]
-        near = Neighbourhood(facts.thumbnails, mine, distance).nearest(mine)
+        near = Neighbourhood(facts.thumbnails, mine, distance, labels).nearest(mine)
         later = {index: found for index, found in near.items() if place[found[0]] < place[index]}
         for index, (other, length) in sorted(later.items()):
             note(index, "near_duplicate", other, length)

@@ -3,45 +3,28 @@
 Does not know folders and classes; sources/folder.py does.
 """
 
-import io
 import os
 import stat
-import struct
 import warnings
-import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from troika.datasets.facts import Facts, facts_of
-from troika.datasets.plain_jpeg import decode_plain_jpeg
-from troika.datasets.plain_png import decode_plain_png
-from troika.datasets.plain_webp import decode_plain_webp
+from troika.datasets.formats import HEAD, NAMES, DamagedError, OpenedFile, find_format
+from troika.datasets.formats.orientation import TURNS
 from troika.datasets.problems import Policies
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 _SMALL_BYTES = 2**24
-"""A file of up to so many bytes is read at once, as the short ways for plain files want it."""
-_DECODE_PLAIN = {b"\xff\xd8": decode_plain_jpeg, b"\x89P": decode_plain_png, b"RI": decode_plain_webp}
-"""A file's first two bytes -> the short way."""
-_EXIF_KEYS = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
-_DAMAGED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    TypeError,
-    struct.error,
-    zlib.error,
-    MemoryError,
-)
-"""What Pillow's readers raise for damaged files."""
+"""A file of up to so many bytes is read by one call."""
+_MOST_BYTES = 2**30
+"""A larger file is not read."""
+Problem = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
@@ -126,100 +109,108 @@ def decode_files(paths: Sequence[str], form: Form, into: NDArray[np.uint8] | Non
 
 
 def size_of(path: str, max_pixels: int) -> tuple[int, int] | None:
-    """(width, height) from a file's first bytes; None if it is no image that may be read."""
+    """(width, height) of a file's picture, turned upright; None if it is no image that may be read."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - faster
-            return None
-        with Image.open(path, formats=FORMATS) as image:
-            return image.size if image.width * image.height <= max_pixels else None
-    except (*_DAMAGED, UnidentifiedImageError, Image.DecompressionBombError):
+        width, height = (opened := _open(path)).size
+    except Exception:
         return None
+    if width * height > max_pixels:
+        return None
+    return (height, width) if opened.orientation >= 5 else (width, height)
 
 
 def _decode(path: str, form: Form, mine: list[tuple[str, str]], sizes: list[tuple[int, int]]) -> NDArray[np.uint8]:
-    def problem(name: str, detail: str) -> None:
-        """The image is not used, or is with a note, as the policy says."""
-        if getattr(form.policies, name) != "warn":
-            raise _Unusable(name, detail)
-        mine.append((name, detail))
-
+    """Return the pixels of one file; raises _Unusable or _Colour and nothing else: no single file ends a run."""
     try:
-        about = os.stat(path)  # noqa: PTH116 - faster
-        if not stat.S_ISREG(about.st_mode):
-            # To open a pipe would wait for ever.
-            raise _Unusable("unreadable", "a pipe, socket, device or folder, not a file")
-        content = _read(path, about.st_size) if about.st_size <= _SMALL_BYTES else None
-        if content is not None and form.size[0] * form.size[1] <= form.max_pixels:
-            decode_plain = _DECODE_PLAIN.get(content[:2])
-            pixels = decode_plain(content, form.size, form.channels) if decode_plain else None
-            if pixels is not None:
-                sizes.append(form.size)
-                return pixels
-        with Image.open(path if content is None else io.BytesIO(content), formats=FORMATS) as image:
-            sizes.append(image.size)
-            if image.width * image.height > form.max_pixels:
-                raise _Unusable(
-                    "oversized", f"{image.width} x {image.height} pixels, more than {form.max_pixels:,}"
-                )
-            if getattr(image, "is_animated", False):
-                problem("animated", f"{getattr(image, 'n_frames', 'several')} pictures in one file")
-            deep = _is_deep(image)
-            image.load()
-            picture = _upright(image, problem)
-            picture = _eight_bits(picture, deep, problem)
-            picture = _sized(picture, form, problem)
-            if form.channels == 1 and not form.colour_allowed and picture.mode != "L":
-                raise _Colour
-            mode = "L" if form.channels == 1 else "RGB"
-            if picture.mode != mode:  # to the same mode, Pillow would copy
-                picture = picture.convert(mode)
-    except UnidentifiedImageError:
-        if Path(path).stat().st_size == 0:
-            raise _Unusable("empty_file", "the file is empty") from None
-        raise _Unusable("unreadable", f"not an image of {', '.join(FORMATS)}") from None
+        return _decode_opened(_open(path), form, mine, sizes)
+    except (_Unusable, _Colour):
+        raise
+    except DamagedError as error:
+        raise _Unusable(error.problem, error.detail) from None
     except Image.DecompressionBombError as error:
         raise _Unusable("oversized", str(error)) from None
-    except _DAMAGED as error:
-        text = str(error) or type(error).__name__
-        name = "truncated" if "truncated" in text.lower() else "unreadable"
-        raise _Unusable(name, text.replace(path, Path(path).name)) from None
-    # Not np.asarray, which asks first what the array is to look like.
-    return np.frombuffer(picture.tobytes(), np.uint8).reshape(*picture.size[::-1], form.channels)
+    except Exception as error:
+        text = str(error).replace(path, Path(path).name)
+        if isinstance(error, OSError) and "truncated" in text.lower():
+            raise _Unusable("truncated", text) from None
+        name = type(error).__name__
+        raise _Unusable("unreadable", f"{name}: {text}" if text else name) from None
+
+
+def _open(path: str) -> OpenedFile:
+    about = os.stat(path)  # noqa: PTH116 - faster
+    if not stat.S_ISREG(about.st_mode):
+        # To open a pipe would wait for ever.
+        raise _Unusable("unreadable", "a pipe, socket, device or folder, not a file")
+    if about.st_size == 0:
+        raise _Unusable("empty_file", "the file is empty")
+    content = _read(path, about.st_size)
+    find = find_format(content[:HEAD])
+    if find is None:
+        raise _Unusable("unreadable", f"not an image of {', '.join(NAMES)}")
+    return find(content)
 
 
 def _read(path: str, size: int) -> bytes:
     """The whole content of a file that should have so many bytes, by as few calls of the system as can be."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        content = os.read(file, size + 1)
+        content = os.read(file, min(size + 1, _SMALL_BYTES))
     finally:
         os.close(file)
-    return content if len(content) == size else Path(path).read_bytes()
+    if len(content) == size:
+        return content
+    if size > _SMALL_BYTES and find_format(content[:HEAD]) is None:
+        return content[:HEAD]  # a film or an archive
+    if size > _MOST_BYTES:
+        raise _Unusable("oversized", f"a file of {size / 1e9:.1f} GB")
+    return Path(path).read_bytes()
 
 
-def _is_deep(image: Image.Image) -> bool:
-    """More than 8 bits a channel. Pillow cuts RGB of 16 bits down in silence: its raw mode tells."""
-    tiles: Any = getattr(image, "tile", None) or []
-    return image.mode in ("I", "F") or image.mode.startswith("I;16") or any("16" in str(tile[3]) for tile in tiles)
+def _decode_opened(
+    opened: OpenedFile, form: Form, mine: list[tuple[str, str]], sizes: list[tuple[int, int]]
+) -> NDArray[np.uint8]:
+    def problem(name: str, detail: str) -> None:
+        """The image is not used, or is with a note, as the policy says."""
+        if getattr(form.policies, name) != "warn":
+            raise _Unusable(name, detail)
+        mine.append((name, detail))
+
+    width, height = opened.size
+    sizes.append(opened.size)
+    if width * height > form.max_pixels:
+        raise _Unusable("oversized", f"{width} x {height} pixels, more than {form.max_pixels:,}")
+    if opened.frames > 1:
+        problem("animated", "several pictures in one file, shown one after another")
+    picture = opened.decode()
+    if isinstance(picture, np.ndarray):
+        channels = 1 if picture.ndim == 2 else 3
+        if opened.size == form.size and opened.orientation == 1 and channels == form.channels:
+            return picture.reshape(height, width, channels)
+        picture = Image.fromarray(picture)
+    if opened.orientation in TURNS:
+        problem("exif_rotated", f"EXIF orientation {opened.orientation}")
+        picture = picture.transpose(TURNS[opened.orientation])
+    picture = _eight_bits(picture, opened.deep, problem)
+    picture = _sized(picture, form, problem)
+    if form.channels == 1 and not form.colour_allowed and picture.mode != "L":
+        raise _Colour
+    mode = "L" if form.channels == 1 else "RGB"
+    if picture.mode != mode:  # to the same mode, Pillow would copy
+        picture = picture.convert(mode)
+    # Not np.asarray, which asks first what the array is to look like.
+    return np.frombuffer(picture.tobytes(), np.uint8).reshape(*picture.size[::-1], form.channels)
 
 
-def _upright(image: Image.Image, problem: Any) -> Image.Image:
-    if not any(key in image.info for key in _EXIF_KEYS):
-        return image
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    if orientation in (0, 1):
-        return image
-    problem("exif_rotated", f"EXIF orientation {orientation}")
-    return ImageOps.exif_transpose(image)
-
-
-def _eight_bits(image: Image.Image, deep: bool, problem: Any) -> Image.Image:
+def _eight_bits(image: Image.Image, deep: bool, problem: Problem) -> Image.Image:
     """The image in mode L or RGB."""
     if deep:
         problem("sixteen_bit", "more than 8 bits a channel")
-        if image.mode in {"F", "I"} or image.mode.startswith("I;16"):
+        if image.mode.startswith("I"):
             values = np.asarray(image, np.float64)
-            image = Image.fromarray(np.rint(np.clip(values, 0, 65535) / 257).astype(np.uint8))
+            grey = Image.fromarray(np.rint(np.clip(values, 0, 65535) / 257).astype(np.uint8))
+            level = image.info.get("transparency")
+            image = grey if level is None else Image.merge("LA", (grey, Image.fromarray(_unlike(values, level))))
     if image.mode in ("CMYK", "YCCK"):
         problem("cmyk", "printing colours, which have no exact form on a screen")
         return image.convert("RGB")
@@ -235,14 +226,18 @@ def _eight_bits(image: Image.Image, deep: bool, problem: Any) -> Image.Image:
             problem("transparent", "some pixels are not opaque")
             white = Image.new("RGBA", whole.size, "white")
             whole = Image.alpha_composite(white, whole)
-        grey = image.mode in ("LA", "La", "L", "1")
-        image = whole.convert("RGB")
-        return image.convert("L") if grey else _grey_if_equal(image)
+        coloured = whole.convert("RGB")
+        return coloured.convert("L") if image.mode in ("LA", "La", "L", "1") else _grey_if_equal(coloured)
     if image.mode == "1":
         return image.convert("L")
     if image.mode not in ("L", "RGB"):
         return image.convert("RGB")
     return image
+
+
+def _unlike(values: NDArray[np.float64], level: int) -> NDArray[np.uint8]:
+    """255 where a pixel is opaque, 0 where it has the level that stands for transparent."""
+    return np.where(values == level, 0, 255).astype(np.uint8)
 
 
 def _grey_if_equal(image: Image.Image) -> Image.Image:
@@ -253,7 +248,7 @@ def _grey_if_equal(image: Image.Image) -> Image.Image:
     return image
 
 
-def _sized(image: Image.Image, form: Form, problem: Any) -> Image.Image:
+def _sized(image: Image.Image, form: Form, problem: Problem) -> Image.Image:
     if image.size == form.size:
         return image
     width, height = form.size

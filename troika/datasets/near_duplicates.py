@@ -1,7 +1,7 @@
 """Pictures that are almost the same: copies that were saved, scaled or brightened anew.
 
-Two pictures are compared by their thumbnails (facts.py), vectors of length 1, so brightness and contrast do not
-matter. Nearest neighbours come from a k-d tree over the twelve directions in which the thumbnails vary
+Two pictures of one class are compared by their thumbnails (facts.py), where brightness and contrast do not matter,
+but colour does. Nearest neighbours come from a k-d tree over the twelve directions in which the thumbnails vary
 most: that shortens distances and never lengthens them, so no pair is lost, and the whole vectors decide.
 """
 
@@ -20,11 +20,25 @@ Thumbnails = NDArray[np.float16]
 class Neighbourhood:
     """Finds, among some thumbnails, one that lies nearer than a distance."""
 
-    def __init__(self, thumbnails: Thumbnails, members: NDArray[np.int64], distance: float) -> None:
-        """Look among `thumbnails[members]`; those that are all zero are left out."""
+    def __init__(
+        self,
+        thumbnails: Thumbnails,
+        members: NDArray[np.int64],
+        distance: float,
+        labels: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Look among `thumbnails[members]`; those that are all zero are left out.
+
+        Args:
+            thumbnails: of all images.
+            members: positions of those to look among.
+            distance: at most 0.5.
+            labels: of all images: only those with the same label are near. By default all have the same.
+        """
         from scipy.spatial import cKDTree  # noqa: PLC0415 - slow to import
 
         self._all, self._distance = thumbnails, distance
+        self._labels = np.zeros(len(thumbnails), np.int64) if labels is None else labels
         self._members = _with_shape(thumbnails, members)
         self._axes = _main_axes(thumbnails, self._members)
         self._tree = cKDTree(self._project(self._members), balanced_tree=False, compact_nodes=True)
@@ -56,10 +70,13 @@ class Neighbourhood:
         return found
 
     def _project(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-        projected = np.empty((len(indices), _DIRECTIONS), np.float32)
+        projected = np.empty((len(indices), _DIRECTIONS + 1), np.float32)
+        projected[:, _DIRECTIONS] = self._labels[
+            indices
+        ]  # whole numbers, which are further apart than any distance
         for start in range(0, len(indices), _ROWS):
             some = indices[start : start + _ROWS]
-            projected[start : start + _ROWS] = self._all[some].astype(np.float32) @ self._axes
+            projected[start : start + _ROWS, :_DIRECTIONS] = self._all[some].astype(np.float32) @ self._axes
         return projected
 
 
@@ -69,7 +86,7 @@ def _with_shape(thumbnails: Thumbnails, indices: NDArray[np.int64]) -> NDArray[n
 
 
 def _main_axes(thumbnails: Thumbnails, members: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(64, 12): orthonormal."""
+    """(width of a thumbnail, 12): orthonormal."""
     width = thumbnails.shape[1]
     products = np.zeros((width, width))
     for start in range(0, len(members), _ROWS):

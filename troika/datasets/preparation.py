@@ -98,7 +98,7 @@ def _prepare(
 ) -> Prepared:
     image_bytes = int(np.prod(source.shape))
     _check_room(folder, source.count * image_bytes)
-    facts, labels = Facts.empty(source.count), np.full(source.count, -1, np.int64)
+    facts, labels = Facts.empty(source.count, source.shape[2]), np.full(source.count, -1, np.int64)
     sizes: Counter[tuple[int, int]] = Counter()
     with Spool(folder / _SPOOL, source.count * image_bytes) as spool:
         for block in source.blocks(folder):

@@ -24,9 +24,9 @@ class Policies(Params):
     """
 
     unreadable: FailOrQuarantine
-    """No image, or one that is damaged."""
+    """No image, one that is damaged, or one that any exception was raised for; the detail names it."""
     truncated: FailOrQuarantine
-    """The file ends too early."""
+    """The file ends too early, or pixels are missing though it has an end."""
     empty_file: FailOrQuarantine
     """A file of no bytes."""
     oversized: FailOrQuarantine
@@ -38,7 +38,8 @@ class Policies(Params):
     too_small: Policy
     """Smaller than `image_size`. Warn: it is enlarged."""
     animated: Policy
-    """Warn: the first picture is taken."""
+    """Pictures shown one after another. Warn: the first is taken. Of the pictures that a phone writes beside one
+    another (MPO) the first is taken anyway."""
     sixteen_bit: Policy
     """16 bits or floats for a channel. Warn: scaled down to 8 bits."""
     cmyk: Policy
@@ -48,18 +49,18 @@ class Policies(Params):
     palette: Policy
     """Warn: converted to grey or RGB, which is exact."""
     exif_rotated: Policy
-    """The camera was held another way. Warn: turned upright."""
+    """The camera was held another way. Warn: turned upright, by the orientation number alone."""
     constant: Policy
     """All pixels are alike."""
     duplicate: Policy
     """The same pixels as another image; the first is kept."""
     contradictory_labels: Policy
-    """The same pixels under several labels; none is kept."""
+    """Exactly the same pixels under several labels; none is kept."""
     near_duplicate: Policy
-    """Almost the same picture as another one of the same split; one is kept."""
+    """Almost the same picture as another one of the same class and split; one is kept."""
     leakage: Policy
-    """Almost the same picture as one on another side of the split. Held-out images are kept: test before
-    validation before train."""
+    """Almost the same picture as one of the same class on another side of the split. Held-out images are kept:
+    test before validation before train."""
     empty_class: FailOrWarn
     """A class without an image. Warn: it is left out, and labels are numbered anew."""
     class_imbalance: FailOrWarn

@@ -1,0 +1,67 @@
+"""Whether a decoder beside Pillow makes `prepare_data` faster: the whole step with it and without it.
+
+Each contender takes the place of one format's last stage, after the container has been checked. All is done by
+one process on one core, as worker processes would import the module anew. Packages that are not installed are
+left out.
+"""
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+SHORT_WAYS = {"png": ("Pillow", "pyspng"), "jpg": ("Pillow", "simplejpeg"), "webp": ("Pillow", "webp")}
+"""Format -> contenders; the first is what the others are held against."""
+
+
+def contenders(suffix: str) -> list[str]:
+    """Return those of a format that are installed."""
+    return [name for name in SHORT_WAYS[suffix] if name == "Pillow" or importlib.util.find_spec(name)]
+
+
+@contextmanager
+def decoding_by(name: str, suffix: str) -> Iterator[None]:
+    """Decode files of this format by `name`, on one core of this process."""
+    from troika.datasets.formats import jpeg, png, webp
+
+    module, attribute, put = {
+        ("png", "pyspng"): (png, "_load", _png_by_pyspng),
+        ("jpg", "Pillow"): (jpeg, "_decode", _jpeg_by_pillow),
+        ("webp", "webp"): (webp, "_decode", _webp_by_webp),
+    }.get((suffix, name), (None, "", None))
+    cores, before = os.sched_getaffinity(0), getattr(module, attribute, None)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        if module:
+            setattr(module, attribute, put)
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+        if module:
+            setattr(module, attribute, before)
+
+
+def _png_by_pyspng(chunks: Any, packed: bytes) -> Any:
+    import pyspng
+
+    from troika.datasets.formats import png
+
+    header = png._chunk(b"IHDR", chunks.header)
+    return pyspng.load(png._BEGINNING + header + png._chunk(b"IDAT", packed) + png._chunk(b"IEND", b""))
+
+
+def _jpeg_by_pillow(found: Any, _channels: int) -> Any:
+    from troika.datasets.formats import jpeg
+
+    return jpeg._by_pillow(b"".join([*found.kept, jpeg._END]))
+
+
+def _webp_by_webp(kept: list[bytes]) -> Any:
+    import webp
+
+    inside = b"WEBP" + b"".join(kept)
+    content = b"RIFF" + len(inside).to_bytes(4, "little") + inside
+    return np.asarray(webp.WebPData.from_buffer(content).decode(color_mode=webp.WebPColorMode.RGB))
