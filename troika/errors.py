@@ -20,7 +20,9 @@ TroikaError
     ├── PortInUseError     an asked-for port is taken
     ├── ServerError        the server cannot be reached or failed
     │   ├── OverloadedError    its queue is full; it says so at once
-    │   └── DeadlineError      it did not answer in time
+    │   ├── DeadlineError      it did not answer in time
+    │   ├── UnreachableError   no connection could be made, or it was lost
+    │   └── UnknownHostError   its name stands for no address
     └── RequestError       the request itself is wrong; repeating it cannot help
 """
 
@@ -117,6 +119,14 @@ class OverloadedError(ServerError):
 
 class DeadlineError(ServerError):
     """The answer did not come in time."""
+
+
+class UnreachableError(ServerError):
+    """No connection could be made, or it was lost before the answer was there."""
+
+
+class UnknownHostError(ServerError):
+    """The server's name stands for no address, or no name server answers."""
 
 
 class RequestError(ServingError):

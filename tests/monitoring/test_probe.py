@@ -148,7 +148,7 @@ def test_a_server_that_is_gone_is_a_failed_request(world: World, capsys: pytest.
     probe, sample = make_probe(world, f"127.0.0.1:{choose_ports((0, 0, 0))[0]}")
     probe.round()
     probe.round()
-    assert sample("troika_client_requests_total", model="tiny", outcome="failed") == 2
+    assert sample("troika_client_requests_total", model="tiny", outcome="unreachable") == 2
     assert sample("troika_client_requests_total", model="tiny", outcome="ok") == 0
     assert sample("troika_probe_rounds_total", result="failed") == 2
     assert sample("troika_probe_last_round_timestamp_seconds") is not None

@@ -16,8 +16,8 @@ from tiny_bundle import SHAPE, expected_images, tiny_bundle, tiny_spec, unsealed
 from troika.errors import RequestError, ServerError
 from troika.releases.bundle import seal
 from troika.serving.client import Client
+from troika.serving.tensors import Answer
 from troika.serving.triton import TritonServer
-from troika.serving.wire import inputs_and_outputs
 
 AT_ONCE = 0.0
 
@@ -26,10 +26,8 @@ def ask_for(client: Client, rows: dict[str, list[Any]]) -> None:
     """Send rows as they are, which the client's own functions would refuse."""
     kinds = {"seed": np.int64, "label": np.int64, "latent": np.float32}
     arrays = {name: np.array(values, dtype=kinds[name]) for name, values in rows.items()}
-    inputs, outputs = inputs_and_outputs(
-        client._triton, {name: values.reshape(len(values), -1) for name, values in arrays.items()}
-    )
-    client._ask(lambda _: client._connection.infer(client.model.name, inputs, outputs=outputs))
+    together = {name: values.reshape(len(values), -1) for name, values in arrays.items()}
+    client._ask(lambda seconds: client._wire.infer(client.model.name, together, seconds))
 
 
 @pytest.mark.parametrize(
@@ -166,18 +164,13 @@ def test_a_model_that_changes_between_two_requests_is_not_mixed(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = itertools.count()
-    really = client._connection.infer
+    really = Answer.as_numpy
 
-    class Answer:
+    def of_another_server(self: Answer, name: str) -> Any:
         """A fake of two servers behind one address."""
+        return np.array([[f"sha256:{next(numbers)}".encode()]]) if name == "model_digest" else really(self, name)
 
-        def __init__(self, answer: Any) -> None:
-            self._answer, self._digest = answer, f"sha256:{next(numbers)}".encode()
-
-        def as_numpy(self, name: str) -> Any:
-            return np.array([[self._digest]]) if name == "model_digest" else self._answer.as_numpy(name)
-
-    monkeypatch.setattr(client._connection, "infer", lambda *given, **named: Answer(really(*given, **named)))
+    monkeypatch.setattr(Answer, "as_numpy", of_another_server)
     assert client.generate(64).model_digest == "sha256:0"
     with pytest.raises(ServerError, match="changed its model"):
         client.generate(65)

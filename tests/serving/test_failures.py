@@ -16,7 +16,7 @@ import psutil
 import pytest
 from tiny_bundle import expected_images, tiny_bundle
 
-from troika.errors import ServerError, TroikaError
+from troika.errors import ServerError, TroikaError, UnreachableError
 from troika.releases.bundle import Bundle
 from troika.releases.pointer import ensure_local_remote, release
 from troika.releases.store import fetch, publish
@@ -57,7 +57,7 @@ def test_a_killed_server_is_noticed_by_clients_and_by_who_waits(bundle: Bundle, 
         for thread in threads:
             thread.join(60)
         server.wait()
-    assert [type(error) for error in outcomes] == [ServerError] * 4
+    assert [type(error) for error in outcomes] == [UnreachableError] * 4
     assert read_state(state_file) is None
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
 

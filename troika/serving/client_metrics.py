@@ -2,9 +2,24 @@
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from troika.errors import DeadlineError, OverloadedError, RequestError, ServerError
+from troika.errors import (
+    DeadlineError,
+    OverloadedError,
+    RequestError,
+    ServingError,
+    UnknownHostError,
+    UnreachableError,
+)
 
-OUTCOMES = ("ok", "refused", "overloaded", "late", "failed")
+_OUTCOMES: dict[type[BaseException], str] = {
+    RequestError: "refused",
+    OverloadedError: "overloaded",
+    DeadlineError: "late",
+    UnreachableError: "unreachable",
+    UnknownHostError: "unknown_host",
+}
+OUTCOMES = ("ok", *_OUTCOMES.values(), "cancelled", "failed")
+"""Of these the caller has brought about `refused` and `cancelled`; all but them and `ok` are the server's."""
 
 
 class ClientMetrics:
@@ -17,7 +32,7 @@ class ClientMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._requests = Counter(
             "troika_client_requests",
-            "Requests by outcome: ok, refused, overloaded, late, failed. Repetitions count.",
+            f"Requests by outcome: {', '.join(OUTCOMES)}. Repetitions count, and failures to connect.",
             ["model", "outcome"],
             registry=registry,
         )
@@ -35,9 +50,10 @@ class ClientMetrics:
             self._requests.labels(model, outcome)
             self._seconds.labels(model, outcome)
 
-    def count(self, model: str, seconds: float, error: RequestError | ServerError | None = None) -> None:
-        """Count one request that took so long and ended so."""
-        kinds = {RequestError: "refused", OverloadedError: "overloaded", DeadlineError: "late"}
-        outcome = "ok" if error is None else kinds.get(type(error), "failed")
+    def count(self, model: str, seconds: float, error: BaseException | None = None) -> None:
+        """Count one request that took so long and ended so; an error that is not Troika's is its cancellation."""
+        outcome = "ok"
+        if error is not None:
+            outcome = _OUTCOMES.get(type(error), "failed" if isinstance(error, ServingError) else "cancelled")
         self._requests.labels(model, outcome).inc()
         self._seconds.labels(model, outcome).observe(seconds)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from troika.errors import ParameterError, ReleaseError, ServerError, StoreError, TroikaError
 from troika.quality.measures import labels_to_ask_for
+from troika.serving.address import check_host_port, split_host_port
 from troika.serving.client import Client, Generated
 from troika.serving.golden import TOLERANCE, GoldenAnswers
 from troika.serving.probe_metrics import ProbeMetrics, replace_all
@@ -198,17 +199,10 @@ class QualityProbe:
 
     def _ask_service(self) -> None:
         """One image, asked for as a user does: what availability and latency are counted from."""
-        model, started = self._model(), time.monotonic()
-        try:
-            client = Client(
-                self.target.service, self.target.protocol, self.target.timeout, model,
-                retries=0, metrics=self._metrics.client,
-            )  # fmt: skip
-        except ServerError as error:
-            # A server that cannot even be reached is a failed request, too.
-            self._metrics.client.count(model, time.monotonic() - started, error)
-            raise
-        with client:
+        with Client(
+            self.target.service, self.target.protocol, self.target.timeout, self._model(),
+            retries=0, metrics=self._metrics.client,
+        ) as client:  # fmt: skip
             client.generate(1, seed=secrets.randbelow(_SEEDS))
 
     def _ask_for_fresh_images(self) -> None:
@@ -319,9 +313,9 @@ def resolve(address: str) -> list[str]:
     Raises:
         ServerError: it stands for none.
     """
-    host, _, port = address.removeprefix("http://").removeprefix("grpc://").rpartition(":")
+    host, port = split_host_port(check_host_port(address))
     try:
-        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise ServerError(f"no replica is known by the name {host}: {error.strerror or error}") from None
     hosts = {str(at[0]) for *_, at in found}

@@ -47,6 +47,7 @@ from troika.serving.triton_process import (
 ADMIN_HEADER = "troika-admin"
 ADMIN_APIS = "shared-memory,model-repository,statistics,trace,logging"
 """What is closed to those without the key. Open are health, metadata, model configuration and inference."""
+_PING_MILLISECONDS = 1000
 _POLL_SECONDS = 0.02
 _START_ATTEMPTS = 3
 _CRASH = "boost::interprocess::lock_exception"
@@ -261,6 +262,8 @@ class TritonServer:
             *(f"--{service}-port={port}" for service, port in zip(SERVICES, ports, strict=True)),
             f"--http-restricted-api={ADMIN_APIS}:{ADMIN_HEADER}={self._admin_key}",
             f"--grpc-restricted-protocol={ADMIN_APIS}:{ADMIN_HEADER}={self._admin_key}",
+            # Clients ask whether it is still there while they wait; by default Triton ends the connection then.
+            f"--grpc-http2-min-recv-ping-interval-without-data={_PING_MILLISECONDS}",
             *self._arguments,
         ]
         cleanup.callback(remove_traces, f"{server_id}-", environment_folders())

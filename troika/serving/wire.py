@@ -9,13 +9,13 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from troika.errors import DeadlineError, OverloadedError, RequestError, ServerError
+from troika.errors import DeadlineError, RequestError, ServerError
+from troika.serving.address import check_host_port
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,9 +31,6 @@ MAX_LATENT = 10.0
 MAX_COUNT = 10_000_000
 """All images of one call lie in memory together."""
 OUTPUTS = ("image", "model_digest", "seed_used")
-_REFUSED = {"StatusCode.INVALID_ARGUMENT", "400"}
-_BUSY = {"StatusCode.UNAVAILABLE", "503"}
-_LATE = {"StatusCode.DEADLINE_EXCEEDED", "499"}
 _FIRST_PAUSE_SECONDS = 0.05
 _MOST_NAMES_SHOWN = 20
 
@@ -93,11 +90,7 @@ def check_address(url: str, protocol: str, timeout: float, retries: int) -> str:
     if not 0 < timeout < float("inf"):
         raise RequestError(f"timeout must be more than 0 seconds, got {timeout}")
     _whole("retries", retries, 0, 100)
-    address = url.removeprefix("http://").removeprefix("grpc://").rstrip("/")
-    host, colon, port = address.rpartition(":")
-    if not host or not colon or not port.isdecimal() or "/" in address:
-        raise RequestError(f"url {url!r} is not usable: give host:port, such as localhost:8001")
-    return address
+    return check_host_port(url)
 
 
 def read_model_info(name: str, config: Mapping[str, Any], address: str) -> ModelInfo:
@@ -167,16 +160,6 @@ def split(rows: Rows, size: int) -> Iterator[Rows]:
         yield {name: values[start : start + size] for name, values in rows.items()}
 
 
-def inputs_and_outputs(triton: Any, rows: Rows) -> tuple[list[Any], list[Any]]:
-    """The same in the terms of tritonclient's `grpc` or `http` module."""
-    inputs = []
-    for name, values in rows.items():
-        entry = triton.InferInput(name, list(values.shape), "FP32" if name == "latent" else "INT64")
-        entry.set_data_from_numpy(values)
-        inputs.append(entry)
-    return inputs, [triton.InferRequestedOutput(name) for name in OUTPUTS]
-
-
 def read_answers(answers: Sequence[Any], rows: Rows, address: str) -> Generated:
     """Put the answers to all parts together; ServerError if they are not of one model, or hold nothing."""
     found: dict[str, list[Any]] = {name: [answer.as_numpy(name) for answer in answers] for name in OUTPUTS}
@@ -216,48 +199,6 @@ class Patience:
         self._retries -= 1
         self._pause *= 2
         return pause
-
-
-def meaning_of(error: Exception, address: str, protocol: str) -> RequestError | ServerError | None:
-    """What an error of tritonclient, or of what is below it, means; None if it is neither's."""
-    if callable(getattr(error, "status", None)):
-        return _meaning_of_answer(error, address, protocol)
-    if isinstance(error, TimeoutError):
-        return _late(address)
-    # HTTPException: an answer that is not HTTP, such as that of a gRPC port. aiohttp has errors of its own.
-    if isinstance(error, OSError | HTTPException) or type(error).__module__.startswith("aiohttp."):
-        return _unreachable(str(error) or type(error).__name__, address, protocol)
-    return None
-
-
-def _meaning_of_answer(error: Any, address: str, protocol: str) -> RequestError | ServerError:
-    """The same for tritonclient's InferenceServerException."""
-    code, words = error.status(), error.message() or str(error)
-    meaning: RequestError | ServerError
-    if code in _REFUSED:
-        meaning = RequestError(f"{address} refused the request: {words}")
-    elif code in _LATE or "timeout" in words.lower():
-        meaning = _late(address)
-    elif "restricted" in words:
-        meaning = RequestError(f"{address} does not tell which models it has: name one with model=")
-    elif "connect" in words.lower() or "socket closed" in words.lower():
-        meaning = _unreachable(words, address, protocol)
-    elif code in _BUSY:
-        meaning = OverloadedError(f"{address} takes no more requests now: {words}; ask again later")
-    else:
-        meaning = ServerError(f"{address} failed: {words}")
-    return meaning
-
-
-def _late(address: str) -> DeadlineError:
-    return DeadlineError(f"{address} did not answer in time; give a larger timeout, or ask later")
-
-
-def _unreachable(words: str, address: str, protocol: str) -> ServerError:
-    return ServerError(
-        f"nothing answers {protocol} requests at {address} ({words}); start a server with "
-        "`troika serve`, or check host and port (HTTP and gRPC have different ports)"
-    )
 
 
 def _label_rows(model: ModelInfo, count: int, labels: Labels) -> Rows:
