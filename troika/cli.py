@@ -143,12 +143,16 @@ def serve(
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
     metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
+    front: Annotated[
+        bool, typer.Option("--front", help="Put HAProxy before Triton, as in a cluster: docs/serving-safety.md.")
+    ] = False,
     home: Home = _HOME,
 ) -> None:
     """Serve the released model with Triton, until Ctrl-C."""
     with _clear_errors():
         from troika.releases import local
         from troika.serving.triton import serve_release, stop_on_signals
+        from troika.serving.triton_version import complaint
 
         server = serve_release(
             local.release_remote(home),
@@ -158,6 +162,7 @@ def serve(
             http_port=http_port,
             grpc_port=grpc_port,
             metrics_port=metrics_port,
+            front=front,
             state_file=home / _STATE_FILE,
             log_file=home / "triton.log",
         )
@@ -168,6 +173,8 @@ def serve(
             typer.echo(f"  gRPC     127.0.0.1:{state.grpc_port}")
             typer.echo(f"  metrics  http://127.0.0.1:{state.metrics_port}/metrics")
             typer.echo(f"  log      {state.log}")
+            if not front and (wrong := complaint(server.triton_version)):
+                typer.echo(f"warning: {wrong}; --front refuses such requests", err=True)
             typer.echo(f"ready after {server.seconds_to_ready:.1f} s; Ctrl-C stops it")
             try:
                 server.wait()

@@ -40,6 +40,7 @@ def serve_image(host: str) -> str:
     run(
         host, "build", "--network=host", "--file", REPOSITORY / "Dockerfile.serve", "--tag", "troika-serve:test",
         "--build-arg", f"TRITON_IMAGE={triton}", "--build-arg", f"BUILD_IMAGE={builder}",
+        "--build-arg", "ALLOW_OLD_TRITON=true",
         "--build-arg", f"CODE_COMMIT={COMMIT}", REPOSITORY,
     )  # fmt: skip
     return "troika-serve:test"

@@ -29,7 +29,7 @@ MAX_LATENT = 10.0
 MAX_COUNT = 10_000_000
 """All images of one call lie in memory together."""
 OUTPUTS = ("image", "model_digest", "seed_used")
-_REFUSED = {"StatusCode.INVALID_ARGUMENT", "400"}
+_REFUSED = {"StatusCode.INVALID_ARGUMENT", "400", "405", "413", "415", "431"}
 _BUSY = {"StatusCode.UNAVAILABLE", "503"}
 _LATE = {"StatusCode.DEADLINE_EXCEEDED", "499"}
 _FIRST_PAUSE_SECONDS = 0.05
