@@ -47,6 +47,16 @@ def serve_image(host: str) -> str:
 
 
 @pytest.fixture(scope="session")
+def front_image(host: str) -> str:
+    base = builder_image(host, base_image(host), "troika-test-builder:1")  # where packages can be had from
+    run(
+        host, "build", "--network=host", "--file", REPOSITORY / "Dockerfile.front", "--tag", "troika-front:test",
+        "--build-arg", f"BASE_IMAGE={base}", "--build-arg", f"CODE_COMMIT={COMMIT}", REPOSITORY,
+    )  # fmt: skip
+    return "troika-front:test"
+
+
+@pytest.fixture(scope="session")
 def probe_image(host: str) -> str:
     base = base_image(host)
     builder = builder_image(host, base, "troika-test-builder:1")
