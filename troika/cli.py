@@ -177,6 +177,9 @@ def serve(
     ] = None,
     grpc_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Likewise; default: 8001.")] = None,
     metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Likewise; default: 8002.")] = None,
+    front: Annotated[
+        bool, typer.Option("--front", help="Put HAProxy before Triton, as in a cluster: docs/serving-safety.md.")
+    ] = False,
     home: Home = _HOME,
 ) -> None:
     """Serve the released model with Triton, until Ctrl-C."""
@@ -184,6 +187,7 @@ def serve(
         from troika.releases import local
         from troika.serving.triton import serve_release, stop_on_signals
         from troika.serving.triton_process import free_or
+        from troika.serving.triton_version import complaint
 
         http_port, grpc_port, metrics_port = (
             free_or(default, 0) if asked is None else asked
@@ -197,6 +201,7 @@ def serve(
             http_port=http_port,
             grpc_port=grpc_port,
             metrics_port=metrics_port,
+            front=front,
             state_file=home / _STATE_FILE,
             log_file=home / "triton.log",
         )
@@ -207,6 +212,8 @@ def serve(
             typer.echo(f"  gRPC     127.0.0.1:{state.grpc_port}")
             typer.echo(f"  metrics  http://127.0.0.1:{state.metrics_port}/metrics")
             typer.echo(f"  log      {state.log}")
+            if not front and (wrong := complaint(server.triton_version)):
+                typer.echo(f"warning: {wrong}; --front refuses such requests", err=True)
             typer.echo(f"ready after {server.seconds_to_ready:.1f} s; Ctrl-C stops it. From Python:\n")
             typer.echo(_SNIPPET.format(port=state.grpc_port, model=state.model))
             try:

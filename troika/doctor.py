@@ -201,6 +201,8 @@ def _kubeflow(host: str) -> Finding:
 def _triton(address: str) -> Finding:
     import requests  # noqa: PLC0415
 
+    from troika.serving.triton_version import complaint  # noqa: PLC0415
+
     name, base = "Triton", f"http://{address}/v2"
     try:
         answer = requests.get(base, timeout=_SECONDS)
@@ -223,11 +225,17 @@ def _triton(address: str) -> Finding:
             "warn", name, f"{said}, its model control is open to everybody",
             "use Dockerfile.serve, or --http-restricted-api and --grpc-restricted-protocol",
         )  # fmt: skip
+    if wrong := complaint(str(found.get("version", "unknown"))):
+        return Finding("warn", name, wrong, "take a newer image; let nobody reach this one but by the front")
     return Finding("pass", name, f"{said}, ready, its model control is closed")
 
 
 def _own_triton() -> Finding:
     from troika.serving.triton_process import find_installation  # noqa: PLC0415
+    from troika.serving.triton_version import complaint  # noqa: PLC0415
 
-    find_installation()
-    return Finding("pass", "Triton", f"nvidia-pytriton {version('nvidia-pytriton')} is installed here")
+    found = find_installation().version or "unknown"
+    said = f"nvidia-pytriton {version('nvidia-pytriton')} is installed here"
+    if wrong := complaint(found):
+        return Finding("warn", "Triton", f"{said}: {wrong}", "`troika serve --front` where others can reach it")
+    return Finding("pass", "Triton", said)

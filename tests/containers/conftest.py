@@ -52,9 +52,20 @@ def serve_image(host: str) -> str:
     run(
         host, "build", "--network=host", "--file", REPOSITORY / "Dockerfile.serve", "--tag", "troika-serve:test",
         "--build-arg", f"TRITON_IMAGE={triton}", "--build-arg", f"BUILD_IMAGE={builder}",
+        "--build-arg", "ALLOW_OLD_TRITON=true",
         "--build-arg", f"CODE_COMMIT={COMMIT}", REPOSITORY,
     )  # fmt: skip
     return "troika-serve:test"
+
+
+@pytest.fixture(scope="session")
+def front_image(host: str) -> str:
+    base = builder_image(host, base_image(host), "troika-test-builder:1")  # where packages can be had from
+    run(
+        host, "build", "--network=host", "--file", REPOSITORY / "Dockerfile.front", "--tag", "troika-front:test",
+        "--build-arg", f"BASE_IMAGE={base}", "--build-arg", f"CODE_COMMIT={COMMIT}", REPOSITORY,
+    )  # fmt: skip
+    return "troika-front:test"
 
 
 @pytest.fixture(scope="session")

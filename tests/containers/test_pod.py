@@ -40,6 +40,7 @@ class Pod:
 
     def __init__(self, host: str, image: str, spec: dict[str, Any], scratch: Path, files: dict[str, Any]) -> None:
         self.host, self.image, self.spec = host, image, spec
+        self.images: dict[str, str] = {}  # of containers that have another
         self.folders: dict[str, Path] = {}
         for volume in spec["volumes"]:
             name = volume["name"]
@@ -73,14 +74,15 @@ class Pod:
         for key, value in {**settings, **(environment or {})}.items():
             command.append(f"--env={key}={value}")
         memory = {v["name"]: v["emptyDir"] for v in self.spec["volumes"] if "emptyDir" in v}
-        for mount in container["volumeMounts"]:
+        for mount in container.get("volumeMounts", []):
             if mount["name"] in self.folders:
                 mode = "ro" if mount.get("readOnly") else "rw"
                 command.append(f"--volume={self.folders[mount['name']]}:{mount['mountPath']}:{mode}")
             else:
                 assert mount["mountPath"] == "/dev/shm"
                 command.append(f"--shm-size={docker_size(memory[mount['name']]['sizeLimit'])}")
-        return run(self.host, *command, self.image, *container["command"][1:], check=False)
+        image = self.images.get(name, self.image)
+        return run(self.host, *command, image, *container["command"][1:], check=False)
 
 
 def docker_size(quantity: str) -> str:
@@ -139,18 +141,26 @@ def released(
 
 
 def test_the_pod_of_production_fetches_serves_is_asked_and_ends(
-    host: str, serve_image: str, released: tuple[Bundle, list[Object], dict[str, Any]], tmp_path: Path
+    host: str,
+    serve_image: str,
+    front_image: str,
+    released: tuple[Bundle, list[Object], dict[str, Any]],
+    tmp_path: Path,
 ) -> None:
     bundle, things, files = released
     spec = the(things, "Deployment/triton")
     pod = Pod(host, serve_image, spec, tmp_path / "pod", files)
+    pod.images["front"] = front_image
     fetched = pod.run("model-fetch", "--rm")
     assert fetched.returncode == 0, fetched.stdout + fetched.stderr
     assert bundle.digest in fetched.stdout
 
+    names = ("HTTP_PORT", "GRPC_PORT", "METRICS_PORT")
+    inner = {f"TROIKA_{name}": port for name, port in zip(names, choose_ports((0, 0, 0)), strict=True)}
     http, grpc, metrics = choose_ports((0, 0, 0))
-    ports = {"TROIKA_HTTP_PORT": http, "TROIKA_GRPC_PORT": grpc, "TROIKA_METRICS_PORT": metrics}
-    container = pod.run("triton", "--detach", environment=ports).stdout.strip()
+    outer = {f"TROIKA_FRONT_{name}": port for name, port in zip(names, (http, grpc, metrics), strict=True)}
+    container = pod.run("triton", "--detach", environment=inner).stdout.strip()
+    front = pod.run("front", "--detach", environment={**inner, **outer}).stdout.strip()
     try:
         triton = spec["containers"][0]
         ready, live = (triton[probe]["httpGet"]["path"] for probe in ("readinessProbe", "livenessProbe"))
@@ -175,13 +185,22 @@ def test_the_pod_of_production_fetches_serves_is_asked_and_ends(
         silent = smoke.run("smoke", "--rm", environment={"TROIKA_SERVER": f"127.0.0.1:{closed_port()}"})
         assert silent.returncode == 1
 
+        live = spec["containers"][1]["livenessProbe"]["httpGet"]["path"]
+        assert answer(metrics, live) is not None
+        assert b"haproxy_frontend_requests_denied_total" in (answer(metrics, "/front/metrics") or b"")
+        assert answer(http, "/v2/models/stats") is None
+        signal_of_image = json.loads(run(host, "inspect", "--format={{json .Config.StopSignal}}", front).stdout)
+        assert signal_of_image == "SIGUSR1"
+        run(host, "stop", "--time=40", front)
+        assert json.loads(run(host, "inspect", "--format={{json .State.ExitCode}}", front).stdout) == 0
+
         # No more than the pod gives: 45 s for requests, within 90 s in all.
         begun = time.monotonic()
         run(host, "stop", f"--time={spec['terminationGracePeriodSeconds']}", container)
         assert time.monotonic() - begun < spec["terminationGracePeriodSeconds"]
         assert json.loads(run(host, "inspect", "--format={{json .State.ExitCode}}", container).stdout) == 128 + 15
     finally:
-        run(host, "rm", "--force", container)
+        run(host, "rm", "--force", container, front)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def _host_path(things: list[Object]) -> None:
 
 
 def _host_port(things: list[Object]) -> None:
-    pod(things)["containers"][0]["ports"][0]["hostPort"] = 80
+    pod(things)["containers"][1]["ports"][0]["hostPort"] = 80
 
 
 def _writable_root(things: list[Object]) -> None:

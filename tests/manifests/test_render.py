@@ -45,7 +45,7 @@ def test_production_on_gpus(tmp_path: Path, crds: Path) -> None:
     )
     things = render_objects(file.parent)
     assert check.problems(things, crds) == []
-    (container,) = pod(things)["containers"]
+    container = pod(things)["containers"][0]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert {"name": "TROIKA_GRAPH_BACKEND", "value": "cuda"} in container["env"]
 
@@ -149,11 +149,33 @@ def test_triton_ends_in_peace_and_is_never_fewer(renders: dict[str, list[Object]
     if environment != "local-kind":  # who scales must not be put back by Git
         assert "replicas" not in the(things, "Deployment")["spec"]
     assert strategy == {"maxUnavailable": 0, "maxSurge": 1}
-    (triton,) = pod(things)["containers"]
-    settings = {variable["name"]: variable["value"] for variable in triton["env"]}
+    triton, front = pod(things)["containers"]
+    settings, of_front = ({variable["name"]: variable["value"] for variable in c["env"]} for c in (triton, front))
     waited, exit_seconds = triton["lifecycle"]["preStop"]["sleep"]["seconds"], int(settings["TROIKA_EXIT_SECONDS"])
-    assert (waited, exit_seconds, pod(things)["terminationGracePeriodSeconds"]) == (15, 45, 90)
+    assert (waited, exit_seconds, pod(things)["terminationGracePeriodSeconds"]) == (35, 45, 90)
+    forgotten, drained = front["lifecycle"]["preStop"]["sleep"]["seconds"], of_front["TROIKA_FRONT_DRAIN_SECONDS"]
+    assert (forgotten, int(drained)) == (15, 15)
+    assert forgotten + int(drained) < waited  # Triton is there until its front has ended
     assert "TROIKA_ADMIN_KEY" not in settings  # nobody may manage it
+
+
+@pytest.mark.parametrize("environment", ["local-kind", "staging", "production"])
+def test_triton_can_be_reached_by_the_front_only(renders: dict[str, list[Object]], environment: str) -> None:
+    things = renders[f"serving/overlays/{environment}"]
+    triton, front = pod(things)["containers"]
+    assert (triton["name"], front["name"]) == ("triton", "front")
+    settings, of_front = ({variable["name"]: variable["value"] for variable in c["env"]} for c in (triton, front))
+    assert settings["TROIKA_ADDRESS"] == "127.0.0.1"
+    assert "ports" not in triton
+    inner = {name: settings[name] for name in ("TROIKA_HTTP_PORT", "TROIKA_GRPC_PORT", "TROIKA_METRICS_PORT")}
+    assert {name: of_front[name] for name in inner} == inner
+    assert {port["name"]: port["containerPort"] for port in front["ports"]} == {
+        "http": 8000, "grpc": 8001, "metrics": 8002,
+    }  # fmt: skip
+    assert not {8000, 8001, 8002} & {int(port) for port in inner.values()}
+    # A port's name holds in its own container only, and these probes ask the front's.
+    probes = [triton[probe]["httpGet"]["port"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")]
+    assert probes == [8000] * 3
 
 
 @pytest.mark.parametrize("environment", ["local-kind", "staging", "production"])
@@ -168,13 +190,13 @@ def test_only_who_fetches_holds_the_stores_key_and_the_trusted_one(
             if volume.get("secret", {}).get("secretName") == "model-store-read"
         }
         for name, container in rules.containers(template):
-            holds = {mount["name"] for mount in container["volumeMounts"]} & secrets
+            holds = {mount["name"] for mount in container.get("volumeMounts", [])} & secrets
             # Both only read: the probe what was promised of the model. Triton holds no key.
             assert bool(holds) == (name in {"model-fetch", "probe"}), (template.where, name)
     (fetch,) = pod(things)["initContainers"]
     signed = {"name": "TROIKA_VERIFY_KEY", "value": "/verify/signing.pub"} in fetch["env"]
     assert signed == (environment != "local-kind")
-    (triton,) = pod(things)["containers"]
+    triton = pod(things)["containers"][0]
     (models,) = [mount for mount in triton["volumeMounts"] if mount["name"] == "models"]
     assert models["readOnly"]
 

@@ -148,7 +148,7 @@ def test_paths_that_are_not_plain_are_refused(bundle: Bundle, name: str) -> None
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("schema_version", 2),
+        ("schema_version", 3),
         ("schema_version", "1"),
         ("model", "../evil"),
         ("model", "tiny\n"),
@@ -179,7 +179,7 @@ def test_a_file_entry_of_the_wrong_kind_is_named(bundle: Bundle, entry: dict[str
     [
         lambda text: text.replace(",", ", ", 1),
         lambda text: text.strip(),
-        lambda text: text.replace('"schema_version":1', '"schema_version":1,"schema_version":1'),
+        lambda text: text.replace('"schema_version":2', '"schema_version":2,"schema_version":2'),
         lambda text: "{",
         lambda text: "[" * 100_000,
         lambda text: "\udcff",

@@ -1,7 +1,6 @@
 """What a client gets from a real Triton: the right images by both protocols; its arguments are checked."""
 
 import asyncio
-import base64
 import io
 import json
 import random
@@ -142,11 +141,11 @@ def test_images_come_for_pillow_too(client: Client) -> None:
         assert (np.asarray(picture) == image[:, :, 0]).all()
 
 
-@pytest.mark.parametrize("wanted", [["png_base64"], None])
+@pytest.mark.parametrize("wanted", [["png", "png_size"], ["png"], None])
 def test_png_can_be_asked_for_with_nothing_but_http_and_json(
     server: TritonServer, wanted: list[str] | None
 ) -> None:
-    """As a shell does: curl, jq, base64. Without a list of outputs all come."""
+    """As a shell does, with curl and jq. Without a list of outputs all come."""
     body: dict[str, Any] = {
         "inputs": [
             {"name": "seed", "datatype": "INT64", "shape": [2, 1], "data": [7, 8]},
@@ -158,12 +157,19 @@ def test_png_can_be_asked_for_with_nothing_but_http_and_json(
     address = f"http://{url(server, 'http')}/v2/models/tiny/infer"
     with urllib.request.urlopen(address, json.dumps(body).encode()) as answer:
         outputs = {output["name"]: output["data"] for output in json.load(answer)["outputs"]}
-    for number, text in enumerate(outputs["png_base64"]):
-        picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+    files = bytes(outputs["png"])
+    longest = len(files) // 2
+    for number in range(2):
+        file = files[number * longest : (number + 1) * longest]
+        picture = np.asarray(Image.open(io.BytesIO(file)))
         assert (picture == expected_images([7 + number], [1 + number])[0, :, :, 0]).all()
+        if "png_size" in outputs:
+            assert file[: outputs["png_size"][number]].endswith(b"IEND\xaeB`\x82")
+            assert not file[outputs["png_size"][number] :].strip(b"\0")
     if not wanted:
         assert outputs["seed_used"] == [7, 8]
-        assert outputs["model_digest"] == [server.state.digest] * 2
+        assert f"sha256:{bytes(outputs['model_digest'][:32]).hex()}" == server.state.digest
+        assert outputs["model_digest"][:32] == outputs["model_digest"][32:]
 
 
 def test_images_asked_for_again_are_not_made_again(tmp_path: Path) -> None:

@@ -98,11 +98,12 @@ def load(bundles: list[Bundle], tmp_path_factory: pytest.TempPathFactory) -> Pat
             with urllib.request.urlopen(address, json.dumps(BODY).encode()) as answer:
                 bodies.append(answer.read().decode())
             outputs = {output["name"]: output["data"] for output in json.loads(bodies[-1])["outputs"]}
-            assert outputs == {"image": expected, "model_digest": [bundle.digest]}
+            digest = bytes.fromhex(bundle.digest.removeprefix("sha256:"))
+            assert outputs == {"image": expected, "model_digest": list(digest)}
             with grpc.insecure_channel(f"127.0.0.1:{server.state.grpc_port}") as channel:
                 infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
                 answered = infer((folder / "request").read_bytes(), timeout=20)
-            assert bundle.digest.encode() in answered
+            assert digest in answered
             assert bytes(expected) in answered
             (folder / "answers" / name).write_bytes(answered)
     (folder / "load.lua").write_text(LUA.format(body=json.dumps(BODY), a=bodies[0], b=bodies[1]))

@@ -25,6 +25,7 @@ from troika.folders import sha256_file, write_atomic
 from troika.releases.manifest import (
     MANIFEST,
     MODEL_NAME,
+    SCHEMA_VERSION,
     Manifest,
     canonical,
     code_file,
@@ -57,7 +58,7 @@ def seal(folder: Path, model: str, spec: Mapping[str, Any], lineage: Mapping[str
         }
         for name in names
     }
-    content = {"schema_version": 1, "model": model, "spec": spec, "lineage": lineage, "files": files}
+    content = {"schema_version": SCHEMA_VERSION, "model": model, "spec": spec, "lineage": lineage, "files": files}
     try:
         text = canonical(content)
     except (TypeError, ValueError) as error:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from troika.errors import BundleError
 
 MANIFEST = "manifest.json"
+SCHEMA_VERSION = 2
 MAX_MANIFEST_BYTES = 16 * 2**20
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -49,7 +50,8 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
+    """2: no output is text; 1: `model_digest` is, and one request for its classification ends Triton 2.51."""
     model: Annotated[str, StringConstraints(pattern=rf"^{MODEL_NAME.pattern}$")]
     spec: dict[str, Any]
     """Image shape, latent size, number of classes and so on."""

@@ -45,9 +45,10 @@ input [
 ]
 output [
   {{ name: "image" data_type: TYPE_UINT8 dims: [ {height}, {width}, {channels} ] }},
-  {{ name: "model_digest" data_type: TYPE_STRING dims: [ 1 ] }},
+  {{ name: "model_digest" data_type: TYPE_UINT8 dims: [ 32 ] }},
   {{ name: "seed_used" data_type: TYPE_INT64 dims: [ 1 ] }},
-  {{ name: "png_base64" data_type: TYPE_STRING dims: [ 1 ] }}
+  {{ name: "png" data_type: TYPE_UINT8 dims: [ -1 ] }},
+  {{ name: "png_size" data_type: TYPE_INT64 dims: [ 1 ] }}
 ]
 instance_group [ {{ kind: KIND_CPU count: 2 }} ]
 # No delay: under load, requests that wait for a free instance form batches by themselves.

@@ -4,7 +4,6 @@ Copied verbatim into every bundle as `1/model.py`, so that a bundle holds the ve
 inside Triton's Python backend, where Troika is not installed: numpy and ONNX Runtime are, Pillow for PNG.
 """
 
-import base64
 import hashlib
 import io
 import json
@@ -34,7 +33,8 @@ class TritonPythonModel:
 
         # <bundle>/model_repository/<model> is what Triton calls the model repository.
         bundle = Path(args["model_repository"]).parents[1]
-        self._digest = f"sha256:{hashlib.sha256((bundle / 'manifest.json').read_bytes()).hexdigest()}".encode()
+        digest = hashlib.sha256((bundle / "manifest.json").read_bytes()).digest()
+        self._digest = np.frombuffer(digest, dtype=np.uint8)
         self._cache = _Cache(int(parameters["cache_bytes"]))
         self._graph: _InProcess | _AnotherModel
         if "graph_model" in parameters:
@@ -62,8 +62,11 @@ class TritonPythonModel:
         """Answer every request; a wrong one gets its own error and does not harm those it was batched with.
 
         Each request holds `seed` int64 (n, 1) or `latent` float32 (n, L) and, when conditional, `label` int64
-        (n, 1). Its answer is `image` uint8 (n, H, W, C), `model_digest` (n, 1), `seed_used` int64 (n, 1), which
-        is -1 for a latent, and, if asked for, `png_base64` (n, 1).
+        (n, 1). Its answer is `image` uint8 (n, H, W, C), `model_digest` uint8 (n, 32), `seed_used` int64 (n, 1),
+        which is -1 for a latent, and, if asked for, `png` uint8 (n, longest), zeros after the end of a shorter
+        one, with `png_size` int64 (n, 1).
+
+        No output is text: Triton 2.51 dies of a request that asks for the classification of one.
         """
         asked = [self._rows(request) for request in requests]
         images = self._images([row for rows in asked if isinstance(rows, list) for row in rows])
@@ -128,14 +131,17 @@ class TritonPythonModel:
         if "image" in asked:
             tensors.append(pb_utils.Tensor("image", np.stack(made)))
         if "model_digest" in asked:
-            digests = np.full((len(rows), 1), self._digest, dtype=np.object_)
-            tensors.append(pb_utils.Tensor("model_digest", digests))
+            tensors.append(pb_utils.Tensor("model_digest", np.tile(self._digest, (len(rows), 1))))
         if "seed_used" in asked:
             seeds = [[source if isinstance(source, int) else -1] for source, _ in rows]
             tensors.append(pb_utils.Tensor("seed_used", np.array(seeds, dtype=np.int64)))
-        if "png_base64" in asked:
-            coded = np.array([[_png_base64(image)] for image in made], dtype=np.object_)
-            tensors.append(pb_utils.Tensor("png_base64", coded))
+        if "png" in asked or "png_size" in asked:
+            files = [_png(image) for image in made]
+            longest = max(map(len, files))
+            padded = np.frombuffer(b"".join(file.ljust(longest, b"\0") for file in files), dtype=np.uint8)
+            sizes = np.array([[len(file)] for file in files], dtype=np.int64)
+            pictures = {"png": padded.reshape(len(files), longest), "png_size": sizes}
+            tensors += [pb_utils.Tensor(name, values) for name, values in pictures.items() if name in asked]
         return pb_utils.InferenceResponse(output_tensors=tensors)
 
 
@@ -210,12 +216,12 @@ def _numbers(request: Any, name: str) -> Any:
     return None if tensor is None else tensor.as_numpy()
 
 
-def _png_base64(image: Any) -> bytes:
+def _png(image: Any) -> bytes:
     from PIL import Image  # noqa: PLC0415 - only those who ask for PNG need it
 
     file = io.BytesIO()
     Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(file, "png")
-    return base64.b64encode(file.getvalue())
+    return file.getvalue()
 
 
 def _refusal(problem: str) -> Any:

@@ -14,10 +14,12 @@ from typing import Annotated
 
 import typer
 
-from troika.errors import ParameterError, TroikaError
+from troika.errors import ParameterError, ServerError, TroikaError
 from troika.releases.bundle import Bundle
 from troika.serving.model_fetch import fetch_model
 from troika.serving.triton import TritonServer, stop_on_signals
+from troika.serving.triton_process import find_installation
+from troika.serving.triton_version import OLDEST_SAFE, complaint
 
 _TRITON = Path("/opt/tritonserver/bin/tritonserver")
 _TARGET = Path("/models/bundle")
@@ -50,7 +52,14 @@ def main(
     http_port: Annotated[int, typer.Option(envvar="TROIKA_HTTP_PORT", min=1, max=65535)] = 8000,
     grpc_port: Annotated[int, typer.Option(envvar="TROIKA_GRPC_PORT", min=1, max=65535)] = 8001,
     metrics_port: Annotated[int, typer.Option(envvar="TROIKA_METRICS_PORT", min=1, max=65535)] = 8002,
+    address: Annotated[
+        str, typer.Option(envvar="TROIKA_ADDRESS", help="Where the ports are open; 127.0.0.1: behind a front.")
+    ] = "0.0.0.0",
     tritonserver: Annotated[Path, typer.Option(envvar="TROIKA_TRITONSERVER", help="Program.")] = _TRITON,
+    allow_old_triton: Annotated[
+        bool,
+        typer.Option(envvar="TROIKA_ALLOW_OLD_TRITON", help="Serve by a Triton with known faults all the same."),
+    ] = False,
     grpc_connection_seconds: Annotated[
         int,
         typer.Option(
@@ -66,8 +75,9 @@ def main(
         float, typer.Option(envvar="TROIKA_START_SECONDS", min=1, help="Until the model must be ready.")
     ] = 600.0,
 ) -> None:
-    """Serve one model release over HTTP and gRPC, on all addresses."""
+    """Serve one model release over HTTP and gRPC."""
     try:
+        _check_version(find_installation(tritonserver).version or OLDEST_SAFE, allow_old_triton)
         if store is not None:
             if model is None:
                 raise ParameterError("TROIKA_MODEL must name the model, since TROIKA_STORE is given")
@@ -75,12 +85,13 @@ def main(
         bundle = Bundle.open(target, digest)
         print(f"{bundle.model} {bundle.digest}: every byte is as it was published", flush=True)
         server = TritonServer(
-            target, expected_digest=digest, address="0.0.0.0",
+            target, expected_digest=digest, address=address,
             http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port,
             tritonserver=tritonserver, graph_backend=graph_backend, admin_key=admin_key,
             start_seconds=start_seconds, exit_seconds=exit_seconds, arguments=ageing(grpc_connection_seconds),
         )  # fmt: skip
         with stop_on_signals(), server:
+            _check_version(server.triton_version, allow_old_triton)
             print(f"ready after {server.seconds_to_ready:.1f} s", flush=True)
             threading.Thread(target=_show, args=(Path(server.state.log),), daemon=True).start()
             server.wait()
@@ -94,6 +105,14 @@ def ageing(seconds: int) -> tuple[str, ...]:
     if not seconds:
         return ()
     return f"--grpc-max-connection-age={seconds * 1000}", "--grpc-max-connection-age-grace=60000"
+
+
+def _check_version(found: str, allowed: bool) -> None:
+    wrong = complaint(found)
+    if wrong and not allowed:
+        raise ServerError(f"{wrong}; build the image from a newer one, or set TROIKA_ALLOW_OLD_TRITON=true")
+    if wrong:
+        print(f"warning: {wrong}", file=sys.stderr, flush=True)
 
 
 def _show(log: Path) -> None:

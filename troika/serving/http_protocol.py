@@ -29,7 +29,7 @@ from troika.serving.wire import OUTPUTS, Rows
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _POOL: dict[str, Any] = {"max_connections": 64, "keepalive_expiry": 15.0}
 """An idle connection is not used again after some seconds, as proxies end them then."""
-_REFUSED = {400, 411, 413, 414, 415, 422, 431}
+_REFUSED = {400, 405, 411, 413, 414, 415, 422, 431}
 _LATE = {408, 499}
 _UNREACHABLE = {502, 504}
 """Said by a proxy, as is a 503 that is not in Triton's words."""

@@ -29,6 +29,7 @@ from troika.releases.manifest import MANIFEST
 from troika.releases.pointer import read_release
 from troika.releases.store import fetch
 from troika.releases.triton_config import BACKENDS
+from troika.serving.front import Front, find_haproxy
 from troika.serving.triton_process import (
     HOST,
     SERVICES,
@@ -41,6 +42,7 @@ from troika.serving.triton_process import (
     last_words,
     remove_traces,
     runs,
+    server_version,
     stop,
 )
 
@@ -117,6 +119,8 @@ class TritonServer:
         exit_seconds: how long requests in flight may take at the end, and unloading (about 4 s).
         admin_key: opens Triton's management (see ADMIN_APIS) to requests with the header `troika-admin`, in gRPC
             `triton-grpc-protocol-troika-admin`. None closes it to all.
+        front: put HAProxy before Triton (front.py), on the ports and the address given above. Triton is then on
+            free ports of this machine, and its management can be reached there only.
         arguments: more of Triton's own options.
     """
 
@@ -136,6 +140,7 @@ class TritonServer:
         start_seconds: float = 60.0,
         exit_seconds: float = 10.0,
         admin_key: str | None = None,
+        front: bool = False,
         arguments: Sequence[str] = (),
     ) -> None:
         self._folder, self._expected_digest = folder, expected_digest
@@ -148,9 +153,13 @@ class TritonServer:
         self._graph_backend = graph_backend
         self._start_seconds, self._exit_seconds, self._arguments = start_seconds, exit_seconds, arguments
         self._admin_key = admin_key or secrets.token_urlsafe()
+        self._fronted = front
+        self._front: Front | None = None
         self._cleanup = ExitStack()
         self.seconds_to_ready = 0.0
         """From starting the process to the model being ready."""
+        self.triton_version = ""
+        """As the server itself says it; see triton_version.py. Set when ready."""
         self.state: ServerState
         """Set when ready."""
 
@@ -164,6 +173,8 @@ class TritonServer:
         """
         bundle = Bundle.open(self._folder.absolute(), self._expected_digest)
         installation = find_installation(self._tritonserver)
+        if self._fronted:
+            find_haproxy()
         if self._state_file and (running := read_state(self._state_file)):
             raise ServerError(
                 f"a server runs already: pid {running.pid}, HTTP port {running.http_port}, {running.digest}; "
@@ -210,6 +221,8 @@ class TritonServer:
                     f"model process {dead[0]} of Triton has died (killed, or out of memory?), and Triton does not "
                     f"start another; start the server again. Whole log: {log}"
                 )
+            if self._front:
+                self._front.check()
             time.sleep(0.2)
         raise ServerError(f"Triton stopped by itself:\n{last_words(log)}\nWhole log: {log}")
 
@@ -233,7 +246,8 @@ class TritonServer:
         return Path(name)
 
     def _start(self, bundle: Bundle, installation: Installation, log: Path, cleanup: ExitStack) -> ServerState:
-        ports = choose_ports(self._asked)
+        open_ports = choose_ports(self._asked)
+        ports, address = (choose_ports((0, 0, 0)), HOST) if self._fronted else (open_ports, self._address)
         temporary = tempfile.TemporaryDirectory(prefix=f"troika-triton-{os.getpid()}-")
         work = Path(cleanup.enter_context(temporary))
         # The Python backend writes byte code beside model.py; a folder of links keeps it out of the bundle.
@@ -258,7 +272,7 @@ class TritonServer:
             f"--backend-config=python,shm-region-prefix-name={server_id}-",
             # More event loops than cores only take turns: Triton's eight made a single request 10 % slower on two.
             f"--http-thread-count={min(8, os.cpu_count() or 1)}",
-            *(f"--{service}-address={self._address}" for service in SERVICES),
+            *(f"--{service}-address={address}" for service in SERVICES),
             *(f"--{service}-port={port}" for service, port in zip(SERVICES, ports, strict=True)),
             f"--http-restricted-api={ADMIN_APIS}:{ADMIN_HEADER}={self._admin_key}",
             f"--grpc-restricted-protocol={ADMIN_APIS}:{ADMIN_HEADER}={self._admin_key}",
@@ -279,7 +293,12 @@ class TritonServer:
                 start_new_session=True,
             )
         cleanup.callback(stop, process, self._exit_seconds)
-        while not is_ready(ports[0], ports[2], server_id, bundle.model):
+        if self._fronted:
+            self._front = Front(open_ports, self._address, ports, self._exit_seconds, log)
+            cleanup.callback(self._front.close)
+        while not is_ready(open_ports[0], open_ports[2], server_id, bundle.model):
+            if self._front:
+                self._front.check()
             if has_exited(process.pid):
                 words = last_words(log, earlier)
                 if "already in use" in words:
@@ -293,9 +312,10 @@ class TritonServer:
                 )
             time.sleep(_POLL_SECONDS)
         self.seconds_to_ready = time.monotonic() - started
+        self.triton_version = server_version(open_ports[0])
         triton = psutil.Process(process.pid)
         self._model_processes = triton.children(recursive=True)
-        return ServerState(process.pid, triton.create_time(), *ports, bundle.model, bundle.digest, str(log))
+        return ServerState(process.pid, triton.create_time(), *open_ports, bundle.model, bundle.digest, str(log))
 
     def _remove_state_file(self, path: Path) -> None:
         # A second server may have written its own meanwhile.

@@ -24,6 +24,7 @@ from pathlib import Path
 import psutil
 
 from troika.errors import ParameterError, PortInUseError, ServerError, install_hint
+from troika.serving.triton_version import version_of
 
 HOST = "127.0.0.1"
 SERVICES = ("http", "grpc", "metrics")
@@ -38,6 +39,11 @@ class Installation:
 
     program: Path
     wheel: Path | None
+
+    @property
+    def version(self) -> str | None:
+        """Triton's own, such as 2.51.0; None where only a start can tell."""
+        return version_of(self.program, self.wheel is not None)
 
     def command(self, work: Path) -> list[str]:
         """The program with the folders it needs; a folder of links is made in `work`."""
@@ -211,6 +217,14 @@ def is_ready(port: int, metrics_port: int, server_id: str, model: str) -> bool:
         return bool(json.loads(answer(port, "/v2") or b"{}").get("name") == server_id)
     except ValueError:
         return False
+
+
+def server_version(port: int) -> str:
+    """Return the version that a running Triton says it has; empty if it does not answer."""
+    try:
+        return str(json.loads(answer(port, "/v2") or b"{}").get("version", ""))
+    except (ValueError, AttributeError):
+        return ""
 
 
 def last_words(log: Path, start: int = 0, lines: int = 6) -> str:

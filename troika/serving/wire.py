@@ -165,13 +165,18 @@ def read_answers(answers: Sequence[Any], rows: Rows, address: str) -> Generated:
     found: dict[str, list[Any]] = {name: [answer.as_numpy(name) for answer in answers] for name in OUTPUTS}
     if any(values is None for part in found.values() for values in part):
         raise ServerError(f"{address} answered without an image; is Triton's response cache on? Turn it off")
-    digests = {digest.decode() for part in found["model_digest"] for digest in part.ravel()}
+    digests = {_digest(row) for part in found["model_digest"] for row in part}
     if len(digests) != 1:
         raise ServerError(f"{address} changed its model between two requests ({digests}); ask again")
     labels = rows["label"][:, 0] if "label" in rows else None
     return Generated(
         np.concatenate(found["image"]), labels, np.concatenate(found["seed_used"])[:, 0], digests.pop()
     )
+
+
+def _digest(row: NDArray[Any]) -> str:
+    """Return `sha256:<hex>` from one row of `model_digest`: 32 bytes, or the text of a bundle before version 2."""
+    return f"sha256:{row.tobytes().hex()}" if row.dtype == np.uint8 else str(row[0].decode())
 
 
 class Patience:
