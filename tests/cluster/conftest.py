@@ -20,6 +20,7 @@ from whole import Cluster, whole_cluster
 
 # Of a registry, where the cluster is not started here.
 _BUSYBOX = os.environ.get("TROIKA_TEST_BUSYBOX", "docker.io/library/busybox:1.37")
+_KUBECTL = os.environ.get("TROIKA_TEST_KUBECTL", "registry.k8s.io/kubectl:v1.36.0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -62,7 +63,7 @@ def _given(config: str, crds: Path) -> Cluster:
     ours = [name for name in ours if name.startswith("troika-")]
     assert not ours, f"{KUBECONFIG}: the cluster has {', '.join(ours)}, and the tests would delete them"
     _prepare(kubectl, crds)
-    return Cluster(kubectl, _BUSYBOX)
+    return Cluster(kubectl, _BUSYBOX, _KUBECTL)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import yaml
 
 Object = dict[str, Any]
 # Of the environment that the Makefile makes.
-_PROGRAM = Path(sys.executable).parent / "kubectl"
+PROGRAM = Path(sys.executable).parent / "kubectl"
 
 
 class RefusedError(Exception):
@@ -44,7 +44,7 @@ class Kubectl:
             RefusedError: it fails, and `check` is set.
         """
         done = subprocess.run(
-            [_PROGRAM, f"--kubeconfig={self.config}", *self._more, *map(str, arguments)],
+            [PROGRAM, f"--kubeconfig={self.config}", *self._more, *map(str, arguments)],
             check=False, capture_output=True, text=True, input=text, timeout=timeout,
             env={**os.environ, "KUBECTL_KUBERC": "false", "KUBECONFIG": ""},
         )  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 from binaries import CNI, STATE, Binaries
 from images import Image, image_of_files
-from kubectl import Kubectl, Object
+from kubectl import PROGRAM, Kubectl, Object
 from machine import DNS_ADDRESS, NODE_ADDRESS, OUTSIDE_ADDRESS, PODS, SERVICES, Machine, wait_for
 
 NODE = "node-1"
@@ -18,11 +18,29 @@ def small_images() -> dict[str, Image]:
     """Return images of one program each; `busybox` probes, listens and waits."""
     folder = STATE / "images"
     folder.mkdir(parents=True, exist_ok=True)
-    commands = ("sh", "nc", "sleep", "nslookup", "timeout", "wget", "id", "touch", "cat", "ls", "stat", "dd", "rm")
+    commands = (
+        "cat",
+        "id",
+        "ls",
+        "mkdir",
+        "nc",
+        "nslookup",
+        "rm",
+        "sh",
+        "sleep",
+        "stat",
+        "timeout",
+        "touch",
+        "true",
+    )
     return {
         "busybox": image_of_files(
             folder / "busybox.tar", "localhost:5001/busybox", {"/bin/busybox": Path("/usr/bin/busybox")},
             entrypoint=("/bin/sleep", "infinity"), links={f"/bin/{each}": "busybox" for each in commands},
+        ),
+        "kubectl": image_of_files(
+            folder / "kubectl.tar", "localhost:5001/kubectl", {"/bin/kubectl": PROGRAM.resolve()},
+            entrypoint=("/bin/kubectl",),
         ),
         "coredns": image_of_files(
             folder / "coredns.tar", "localhost:5001/coredns", {"/bin/coredns": STATE / "bin" / "coredns"},

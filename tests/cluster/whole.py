@@ -20,6 +20,7 @@ class Cluster:
     kubectl: Kubectl
     busybox: str
     """Image of a pod that probes, listens or waits."""
+    kubectl_image: str
     machine: Machine | None = None
     """The machine that it runs in, if it is ours."""
     binaries: Binaries | None = None
@@ -49,4 +50,4 @@ def whole_cluster(binaries: Binaries) -> Iterator[Cluster]:
         node_is_ready(kubectl)
         start_policies(machine, binaries)
         kubectl.run("rollout", "status", "deployment/coredns", "--namespace=kube-system", "--timeout=120s")
-        yield Cluster(kubectl, images["busybox"].reference, machine, binaries, images)
+        yield Cluster(kubectl, images["busybox"].reference, images["kubectl"].reference, machine, binaries, images)
