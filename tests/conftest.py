@@ -10,7 +10,15 @@ settings.register_profile("shared-machine", deadline=None, suppress_health_check
 settings.load_profile("shared-machine")
 
 # What takes longest begins first, so that no process is left alone with it at the end.
-_LONGEST = ("tests/containers/", "tests/test_main_job.py", "tests/pipelines/", "tests/test_dvc_repro.py")
+_LONGEST = (
+    "tests/cluster/",
+    "tests/containers/",
+    "tests/test_main_job.py",
+    "tests/pipelines/",
+    "tests/test_dvc_repro.py",
+)
+# Whose tests share what takes long to start.
+_TOGETHER = ("tests/cluster/", "tests/containers/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,11 +26,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class _FileByFile(LoadScopeScheduling):
-    """One process takes a whole file, since its tests share fixtures; all container tests share one engine."""
+    """One process takes a whole file, since its tests share fixtures.
+
+    All container tests share one engine, and all cluster tests one cluster.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::", 1)[0]
-        return "tests/containers/" if file.startswith("tests/containers/") else file
+        return next((folder for folder in _TOGETHER if file.startswith(folder)), file)
 
 
 @pytest.hookimpl(optionalhook=True)

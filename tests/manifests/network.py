@@ -15,7 +15,7 @@ from rendering import MANIFESTS, Object, containers, name_of, templates
 
 Pair = tuple[str, str, str]
 """From, to (ours as namespace/name), port/protocol."""
-_ANY = 65535
+ANY = 65535
 """Stands for a port that nobody names: open only where a policy names no ports."""
 
 
@@ -57,13 +57,8 @@ def load(manifests: Path = MANIFESTS) -> dict[str, Any]:
 def differences(renders: dict[str, list[Object]], listed: dict[str, Any] | None = None) -> list[str]:
     """What is open and not listed, what is listed and closed, and rules about nobody known."""
     listed = listed if listed is not None else load()
-    cluster = _cluster(renders, listed)
-    expected = {
-        (_qualified(cluster, namespace, pair["from"]), _qualified(cluster, namespace, pair["to"]), port)
-        for pair in listed["pairs"]
-        for namespace in pair["in"]
-        for port in pair["ports"]
-    }
+    cluster = cluster_of(renders, listed)
+    expected = ways(cluster, listed)
     found = set(open_pairs(cluster))
     return [
         *(
@@ -91,21 +86,31 @@ def _closed_remotes(cluster: Cluster, renders: dict[str, list[Object]]) -> Itera
                 yield f"network: {source.full_name} asks Git at {remote}, and no policy lets it out at {way}/TCP"
 
 
+def ways(cluster: Cluster, listed: dict[str, Any]) -> set[Pair]:
+    """Return every way that is listed."""
+    return {
+        (_qualified(cluster, namespace, pair["from"]), _qualified(cluster, namespace, pair["to"]), port)
+        for pair in listed["pairs"]
+        for namespace in pair["in"]
+        for port in pair["ports"]
+    }
+
+
 def open_pairs(cluster: Cluster) -> Iterator[Pair]:
     """Every way that is open from or to a pod of our namespaces."""
-    numbers = sorted(_numbers(cluster))
+    named = sorted(numbers(cluster))
     for source in cluster.actors:
         for target in cluster.actors:
             inside = {source.namespace, target.namespace} & cluster.ours
             if source == target or not inside:
                 continue
             known = [(number, protocol) for _, number, protocol in target.ports]
-            for number, protocol in [*known, (_ANY, "TCP")] if known else numbers:
+            for number, protocol in [*known, (ANY, "TCP")] if known else named:
                 if _allowed(cluster, source, target, number, protocol):
                     yield cluster.shown(source), cluster.shown(target), f"{number}/{protocol}"
 
 
-def _cluster(renders: dict[str, list[Object]], listed: dict[str, Any]) -> Cluster:
+def cluster_of(renders: dict[str, list[Object]], listed: dict[str, Any]) -> Cluster:
     things = [thing for rendered in renders.values() for thing in rendered]
     namespaces = {
         thing["metadata"]["name"]: thing["metadata"].get("labels", {})
@@ -222,9 +227,9 @@ def _matches(selector: dict[str, Any], labels: dict[str, str]) -> bool:
     return selector.get("matchLabels", {}).items() <= labels.items()
 
 
-def _numbers(cluster: Cluster) -> set[tuple[int, str]]:
+def numbers(cluster: Cluster) -> set[tuple[int, str]]:
     """Every port that a policy names by number, and one that none does."""
-    return {(_ANY, "TCP")} | {
+    return {(ANY, "TCP")} | {
         (port["port"], port.get("protocol", "TCP"))
         for policy in cluster.policies
         for direction in ("ingress", "egress")

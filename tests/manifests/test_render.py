@@ -60,7 +60,7 @@ def test_ways_of_the_network_are_those_that_are_listed(renders: dict[str, list[O
 
 
 def test_no_pod_of_training_reaches_triton(renders: dict[str, list[Object]]) -> None:
-    ways = network.open_pairs(network._cluster(renders, network.load()))
+    ways = network.open_pairs(network.cluster_of(renders, network.load()))
     assert [way for way in ways if way[0].startswith("troika-training/") and way[1].endswith("/triton")] == []
 
 
