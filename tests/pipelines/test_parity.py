@@ -181,7 +181,7 @@ def test_the_edge_test_can_fail(package: dict[str, Any]) -> None:
         task["producerTask"] = before
 
 
-PLUMBING = {"components.step", "troika.errors", "troika.folders", "troika.params"}
+PLUMBING = {"components.step", "troika.credentials", "troika.errors", "troika.folders", "troika.params"}
 """Code that every step uses and that shapes no result."""
 
 
