@@ -161,6 +161,12 @@ def _champion(path: Path, bundle: Bundle, data: Dataset, scratch: Path, params: 
         if not found:
             note = "nothing is released yet that it would have to beat"
             return _Released(None, None, note, environment)
+        others = found.pop("others", {})
+        if found["model"] != bundle.model:
+            if bundle.model not in others:
+                note = f"no {bundle.model} is released yet that it would have to beat"
+                return _Released(None, None, note, environment)
+            found = dict(others[bundle.model])
         store = str(found.pop("store"))
         record = Champion.model_validate(found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -24,6 +24,8 @@ class ReleaseModelParams(Params):
 
     branch: str
     attempts: int = Field(ge=1)
+    replace: bool
+    """Whether the model may take the place of one of another name."""
     golden_test: bool
     """Load the model with a real Triton first, and compare its answers with the golden ones."""
 
@@ -63,7 +65,13 @@ def release_model(
             golden = check_published(entry.store, entry.model, entry.digest, Path(scratch), local.verify_key())
         print(f"Triton gives its {golden.images} golden images, ready after {golden.seconds_to_ready:.1f} s")
     made, commit, created = move_pointer(
-        remote, environment, entry, verdict_sha256, branch=params.branch, attempts=params.attempts
+        remote,
+        environment,
+        entry,
+        verdict_sha256,
+        replace=params.replace,
+        branch=params.branch,
+        attempts=params.attempts,
     )
     write_atomic(release, json.dumps({**made.model_dump(), "commit": commit}, indent=1) + "\n")
     happened = "released" if created else "is already released"

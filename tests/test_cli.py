@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from components.step import LIGHT
 from troika.cli import _label, app
+from troika.releases.pointer import ensure_local_remote, release
+from troika.releases.store import PublishedModel
 
 
 def troika(*arguments: str | Path) -> tuple[int, str]:
@@ -110,6 +112,18 @@ def test_a_folder_that_cannot_be_written_is_named_before_any_work(tmp_path: Path
     status, output = troika("run", *(part for pair in places.items() for part in pair))
     assert status == 1
     assert f"error: {option}: cannot write" in output
+
+
+def test_a_run_that_would_replace_another_model_ends_before_any_work(tmp_path: Path) -> None:
+    remote = ensure_local_remote(tmp_path / "releases.git")
+    release(
+        remote, "local", PublishedModel("pictures", "sha256:" + "a" * 64, "file:///store", created=True), "0" * 64
+    )
+    status, output = troika("run", "--home", tmp_path, "--output", tmp_path / "output")
+    assert status == 1
+    assert "error: local serves pictures, and a release of digits would take it away from its clients" in output
+    assert "--replace" in output
+    assert "prepare_data" not in output
 
 
 def test_serve_says_when_nothing_has_been_released(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def run(
     rev: Rev = None,
     previous: Previous = None,
     model: ModelName = None,
+    replace: cli_releases.Replace = False,
     changes: Changes = None,
     params: ParamsFile = PARAMS,
     output: Annotated[Path, typer.Option(help="Folder for the picture and the reports.")] = Path("output"),
@@ -118,10 +119,12 @@ def run(
         from pipelines.local import run_locally
         from troika.folders import check_writable
         from troika.releases import local
-        from troika.releases.pointer import read_release
+        from troika.releases.pointer import check_name, read_release
 
         started = time.monotonic()
         form = {"framework": framework, "preset": preset, "steps": steps, "seed": seed}
+        if replace:
+            changes = [*(changes or []), "release_model.replace=true"]
         given = [*data_changes(dataset, repo, rev, previous, model), *(changes or [])]
         sections = read_parameters(params, given, {k: v for k, v in form.items() if v is not None})
         set_version(sections, files=True)
@@ -141,7 +144,9 @@ def run(
         remote, environment = local.release_remote(home), local.environment()
         facts = {"store": local.store_url(home), "release_remote": remote, "environment": environment}
         # Whether releases can be read is better known before training; which is the one to beat is read after it.
-        read_release(remote, environment, sections["find_champion"]["branch"])
+        current = read_release(remote, environment, sections["find_champion"]["branch"])
+        name = sections["export_model"]["model_name"]
+        check_name(environment, current, name, replace=sections["release_model"]["replace"])
         finished = run_locally(
             home, sections, facts, fresh=fresh, verbose=verbose, image=image, light_image=light_image
         )

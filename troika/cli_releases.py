@@ -13,6 +13,9 @@ from troika.errors import ReleaseError, TroikaError
 
 Home = Annotated[Path, typer.Option(envvar="TROIKA_HOME", help="Folder of the local store and Git remote.")]
 To = Annotated[str | None, typer.Option("--to", help="Environment; default: TROIKA_ENVIRONMENT, or local.")]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="Take the place of a model of another name in this environment.")
+]
 _HOME = Path(".troika")
 _DAY = timedelta(days=1)
 
@@ -24,6 +27,7 @@ def release(
     model: Annotated[str | None, typer.Option(help="Its name, where the store holds several.")] = None,
     from_: Annotated[str | None, typer.Option("--from", help="Release what this environment serves.")] = None,
     to: To = None,
+    replace: Replace = False,
     home: Home = _HOME,
 ) -> None:
     """Point an environment to a published model, by one Git commit.
@@ -52,6 +56,7 @@ def release(
         verdict = current.verdict_sha256
     else:
         published, verdict = _find(local.store_url(home), digest or "", model)
+    pointer.check_name(environment, pointer.read_release(remote, environment), published.model, replace=replace)
     with tempfile.TemporaryDirectory(prefix="troika-golden-") as scratch:
         golden = check_published(
             published.store, published.model, published.digest, Path(scratch), local.verify_key()
@@ -59,7 +64,7 @@ def release(
     typer.echo(
         f"Triton gives its {golden.images} golden images (largest difference {golden.largest_difference} of 255)"
     )
-    made, commit, created = pointer.release(remote, environment, published, verdict)
+    made, commit, created = pointer.release(remote, environment, published, verdict, replace=replace)
     happened = "released" if created else "is already current"
     typer.echo(f"{environment}: version {made.version} {happened}, commit {commit[:12]}")
 

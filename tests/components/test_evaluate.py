@@ -225,6 +225,27 @@ def test_the_champion_itself_is_held_against_limits_alone(made: Paths, champion:
     assert verdict["champion_note"] == "it is the champion itself, so limits alone count"
 
 
+def test_a_champion_is_one_of_the_same_name(made: Paths, champion: Path, twin: Path, tmp_path: Path) -> None:
+    """Served now is another model; the champion is what the environment served last under this one's name."""
+    own = json.loads(champion.read_text())
+    environment = own.pop("environment")
+    served = {
+        "environment": environment,
+        "model": "other",
+        "digest": "sha256:" + "0" * 64,
+        "version": 4,
+        "store": "x",
+    }
+    path = tmp_path / "champion.json"
+    path.write_text(json.dumps({**served, "others": {"tiny": own}}))
+    decision, verdict = judge(made, tmp_path, bundle=twin, champion=path, champion_={"must": "beat"})
+    assert (decision, verdict["champion"]["version"]) == ("reject", 3)
+    path.write_text(json.dumps(served))
+    decision, verdict = judge(made, tmp_path, bundle=twin, champion=path, champion_={"must": "beat"})
+    assert (decision, verdict["champion"]) == ("promote", None)
+    assert verdict["champion_note"] == "no tiny is released yet that it would have to beat"
+
+
 def test_a_champion_that_does_not_count_is_not_even_fetched(made: Paths, twin: Path, tmp_path: Path) -> None:
     missing = tmp_path / "champion.json"
     found = {"model": "tiny", "digest": "sha256:" + "0" * 64, "version": 1, "store": "file:///nowhere"}

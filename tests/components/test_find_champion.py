@@ -10,7 +10,7 @@ from components.find_champion import find_champion
 from troika.errors import ReleaseError
 from troika.releases.bundle import Bundle
 from troika.releases.pointer import ensure_local_remote, release
-from troika.releases.store import publish
+from troika.releases.store import PublishedModel, publish
 
 
 def found(folder: Path, remote: str | Path, environment: str = "local") -> dict[str, object]:
@@ -37,6 +37,18 @@ def test_it_is_the_released_model_of_that_environment(made: Paths, tmp_path: Pat
     }
     assert found(tmp_path, remote, "staging") == expected
     assert found(tmp_path, remote, "production") == {"environment": "production"}
+
+
+def test_models_of_other_names_keep_their_own_champions(tmp_path: Path) -> None:
+    remote = ensure_local_remote(tmp_path / "releases.git")
+    for letter, name in (("a", "tiny"), ("b", "tiny"), ("c", "pictures")):
+        entry = PublishedModel(name, "sha256:" + letter * 64, "file:///store", created=True)
+        release(remote, "staging", entry, "0" * 64, replace=True)
+    champion = found(tmp_path, remote, "staging")
+    assert (champion["model"], champion["version"]) == ("pictures", 3)
+    assert champion["others"] == {
+        "tiny": {"model": "tiny", "digest": "sha256:" + "b" * 64, "version": 2, "store": "file:///store"}
+    }
 
 
 def test_a_remote_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from troika.serving.client import Client
 from troika.serving.model_fetch import fetch_model
 from troika.serving.triton import TritonServer
 
-RELEASE_PARAMS = ReleaseModelParams(branch="main", attempts=5, golden_test=True)
+RELEASE_PARAMS = ReleaseModelParams(branch="main", attempts=5, golden_test=True, replace=False)
 
 
 def release_by_the_step(scene: Scene, bundle: Bundle) -> None:

@@ -113,6 +113,7 @@ def release(
     published: PublishedModel,
     verdict_sha256: str,
     *,
+    replace: bool = False,
     branch: str = "main",
     attempts: int = 5,
 ) -> tuple[Release, str, bool]:
@@ -120,25 +121,50 @@ def release(
 
     Other commits that arrive meanwhile are built upon; another *release* that arrives meanwhile is respected.
 
+    Args:
+        remote: the Git remote that holds the pointer.
+        environment: such as `production`; it serves one model.
+        published: what is to be served.
+        verdict_sha256: the verdict that allows it.
+        replace: whether it may take the place of a model of another name.
+        branch: the remote's branch.
+        attempts: pushes, where other commits keep arriving.
+
     Returns:
         the release that is current now, the commit at the head of the branch, and whether that commit is new
         (False: this digest was current already).
 
     Raises:
         SupersededError: another digest became current after this call had started.
-        ReleaseError: the remote refuses or cannot be reached (in git's own words), or `attempts` are used up.
+        ReleaseError: a model of another name is served there and `replace` is false; the remote refuses or cannot
+            be reached (in git's own words); or `attempts` are used up.
     """
 
     def is_done(current: Release) -> bool:
         return (current.model, current.digest) == (published.model, published.digest)
 
     def decide(current: Release | None, history: list[Released]) -> _Move:
+        check_name(environment, current, published.model, replace=replace)
         # Not the current one's: after a revert that number has been used already.
         version = max((past.release.version for past in history), default=0) + 1
         new = _next(current, published, verdict_sha256, version)
         return _Move(new, _to_yaml(environment, new), _message(environment, new))
 
     return _move(remote, environment, is_done, decide, branch, attempts, f"{published.digest} was being released")
+
+
+def check_name(environment: str, current: Release | None, model: str, *, replace: bool) -> None:
+    """Raise ReleaseError if `environment` serves a model of another name than `model`, and `replace` is false."""
+    if current is not None and current.model != model and not replace:
+        raise ReleaseError(
+            f"{environment} serves {current.model}, and a release of {model} would take it away from its clients: "
+            "release to another environment (TROIKA_ENVIRONMENT), or give --replace (release_model.replace=true)"
+        )
+
+
+def last_of_each_model(history: Sequence[Released]) -> dict[str, Release]:
+    """Return what was current last under each model's name, from a history that begins with the newest."""
+    return {past.release.model: past.release for past in reversed(history)}
 
 
 def rollback(
