@@ -177,7 +177,7 @@ def read_cluster(path: Path, changes: Mapping[str, Any] | None = None) -> Cluste
     Raises:
         ParameterError: it is missing or not valid; the message names the key.
     """
-    values = merge(read_mapping(path), changes or {})
+    values = merge(read_mapping(path, "cluster file", "--cluster FILE"), changes or {})
     check_values(values, str(path))
     return Cluster.parse(values, str(path))
 

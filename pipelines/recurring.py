@@ -61,7 +61,7 @@ def read_recurring(path: Path) -> dict[str, RecurringRun]:
         ParameterError: it is missing or not valid; the message names the key.
     """
     declared = {}
-    for name, values in read_mapping(path).items():
+    for name, values in read_mapping(path, "file of recurring runs", "another FILE").items():
         if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > _LONGEST_NAME:
             raise ParameterError(
                 f"{path}: {name!r} is no name of a recurring run; expected text of 1 to {_LONGEST_NAME} characters"

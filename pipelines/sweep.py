@@ -41,7 +41,7 @@ def read_sweep(path: Path) -> "Sweep":
     Raises:
         ParameterError: it is missing or not valid; the message names the key.
     """
-    return Sweep.parse(read_mapping(path), str(path))
+    return Sweep.parse(read_mapping(path, "sweep file", "another FILE"), str(path))
 
 
 def compile_sweep(

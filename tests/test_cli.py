@@ -114,6 +114,41 @@ def test_a_folder_that_cannot_be_written_is_named_before_any_work(tmp_path: Path
     assert f"error: {option}: cannot write" in output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["--preset", "r2gan"],
+            "error: --preset: train is not valid:\n  - preset: there is no 'r2gan'; available: ",
+        ),
+        (["--set", "train.preset=r2gan"], "error: --set: train is not valid:\n  - preset: there is no 'r2gan'"),
+        (["--seed", "-1", "--set", "train.steps=5"], "error: --seed: train is not valid:\n  - seed: "),
+    ],
+)
+def test_an_error_names_what_was_typed(arguments: list[str], words: str, tmp_path: Path) -> None:
+    status, output = troika("run", "--home", tmp_path, *arguments)
+    assert status == 1
+    assert words in output
+
+
+def test_a_wrong_value_of_the_file_is_the_files_fault_whatever_is_typed(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text((REPOSITORY / "params.yaml").read_text().replace("steps: 6000", "steps: 0"))
+    status, output = troika("run", "--home", tmp_path, "--params", file, "--seed", "1")
+    assert (status, f"error: {file}: train is not valid:\n  - steps: " in output) == (1, True)
+
+
+def test_each_kind_of_file_is_called_what_it_is(tmp_path: Path) -> None:
+    missing = tmp_path / "none.yaml"
+    for arguments, words in (
+        (["pipeline", "--cluster", missing], f"cluster file {missing} does not exist; give --cluster FILE"),
+        (["sweep", missing], f"sweep file {missing} does not exist; give another FILE"),
+        (["run", "--params", missing], f"parameter file {missing} does not exist; give --params FILE"),
+    ):
+        status, output = troika(*arguments)
+        assert (status, output.strip()) == (1, f"error: {words}")
+
+
 def test_a_run_that_would_replace_another_model_ends_before_any_work(tmp_path: Path) -> None:
     remote = ensure_local_remote(tmp_path / "releases.git")
     release(

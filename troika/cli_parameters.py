@@ -17,7 +17,16 @@ PARAMS = Path("params.yaml")
 
 
 def read_parameters(params: Path, changes: list[str] | None, train: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The parameter file with the changes of the command line; every section checked by its step."""
+    """Return the parameter file with the changes of the command line, every section checked by its step.
+
+    Args:
+        params: the file.
+        changes: values of --set.
+        train: values of options with names of their own, such as --preset.
+
+    Raises:
+        ParameterError: a value is wrong; it names where that came from: the file, --set or the option.
+    """
     from importlib import import_module
 
     from components.step import STEPS, check_sections, params_type, read_sections, resolve_params, section_of
@@ -25,11 +34,21 @@ def read_parameters(params: Path, changes: list[str] | None, train: dict[str, An
 
     given = parse_assignments(changes or [])
     check_sections(given, "--set")
-    sections = merge(merge(read_sections(params), given), {"train": train})
+    read = read_sections(params)
+    options = ", ".join(f"--{name}" for name in train)
+    sources = [(str(params), read), ("--set", merge(read, given))]
+    sources.append((options, merge(sources[-1][1], {"train": train})))
+    sections = sources[-1][1]
     for name in STEPS:
         step = getattr(import_module(f"components.{name}"), name)
         if params_type(step) is not None:
-            resolve_params(step, section_of(step, sections, params), where=str(params))
+            try:
+                resolve_params(step, section_of(step, sections, params), where=str(params))
+            except ParameterError:
+                # The first source with which it fails is the one to be named.
+                for where, so_far in sources:
+                    resolve_params(step, section_of(step, so_far, params), where=where)
+                raise
         elif name in sections:
             raise ParameterError(f"{params}: {name} has no parameters; remove its section")
     return sections

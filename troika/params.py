@@ -38,7 +38,9 @@ class Params(BaseModel):
 
 
 def _explain(problem: Any, cls: type[Params]) -> str:
-    key = ".".join(str(part) for part in problem["loc"]) or "(all)"
+    key = ".".join(str(part) for part in problem["loc"])
+    if not key:  # A check of several parameters together, whose words name them.
+        return str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         known = cls.model_fields if len(problem["loc"]) == 1 else None
         hint = f"; known keys: {', '.join(known)}" if known else ""
@@ -61,14 +63,23 @@ def read_params(path: Path) -> dict[str, dict[str, Any]]:
     Raises:
         ParameterError: the file is missing, is not YAML, holds a key twice, or a section is not a mapping.
     """
-    content = read_mapping(path)
+    sections = "one section of `key: value` lines per step"
+    content = read_mapping(path, holds=sections)
     if not all(isinstance(section, dict) for section in content.values()):
-        raise ParameterError(f"parameter file {path} must hold one section of `key: value` lines per step")
+        raise ParameterError(f"parameter file {path} must hold {sections}")
     return content
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(
+    path: Path, what: str = "parameter file", how: str = "--params FILE", holds: str = "`key: value` lines"
+) -> dict[str, Any]:
     """Read a YAML file of `key: value` lines.
+
+    Args:
+        path: the file.
+        what: how an error message calls it.
+        how: how another one is given.
+        holds: what such a file must hold.
 
     Raises:
         ParameterError: the file is missing, is not YAML, holds a key twice, or something else.
@@ -76,13 +87,13 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
     except FileNotFoundError:
-        raise ParameterError(f"parameter file {path} does not exist; give --params FILE") from None
+        raise ParameterError(f"{what} {path} does not exist; give {how}") from None
     except OSError as error:
-        raise ParameterError(f"parameter file {path} cannot be read: {error.strerror}") from None
+        raise ParameterError(f"{what} {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"parameter file {path} is not valid YAML: {error}") from None
+        raise ParameterError(f"{what} {path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
-        raise ParameterError(f"parameter file {path} must hold one section of `key: value` lines per step")
+        raise ParameterError(f"{what} {path} must hold {holds}")
     return content
 
 
