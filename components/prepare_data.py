@@ -5,6 +5,7 @@ Does not augment: what training sees is what the source holds, cut and scaled on
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +25,7 @@ from troika.datasets.sources import open_source
 from troika.datasets.sources.idx import labels_beside
 from troika.datasets.sources.settings import SourceParams
 from troika.datasets.sources.source import ImageSource
+from troika.errors import DatasetError
 from troika.folders import replace_folder, write_atomic
 
 
@@ -62,6 +64,9 @@ def prepare_data(dataset: Path, report: Path, refused: Path, params: PrepareData
     with replace_folder(dataset) as new, _opened(params, params.dvc.rev, new) as source:
         try:
             prepared = prepare(new, source, params, findings, refused)
+        except DatasetError:
+            _print_refused(findings)
+            raise
         finally:
             write_atomic(refused, json.dumps(findings.as_data(source.count), indent=1) + "\n")
     opened = Dataset.open(dataset, just_written=True)
@@ -97,6 +102,24 @@ def _read_previous(params: PrepareDataParams, scratch: Path) -> Profile | None:
         with _opened(params, params.previous, new) as source:
             prepare(new, source, params, Findings(params.policies), Path("the run that prepared it"))
         return profile_of(Dataset.open(new))
+
+
+_MOST_PRINTED = 100
+
+
+def _print_refused(findings: Findings) -> None:
+    """Print what a failed step found: Kubeflow keeps no files of a step that fails, only its log."""
+    left_out = sorted(findings.quarantined, key=lambda entry: entry.index)
+    for entry in left_out[:_MOST_PRINTED]:
+        print(f"refused: {entry.name}: {entry.problem}: {entry.detail}")
+    if len(left_out) > _MOST_PRINTED:
+        print(f"refused: and {len(left_out) - _MOST_PRINTED} more")
+    for problem, count in sorted(Counter(entry.problem for entry in left_out).items()):
+        print(f"refused because of {problem}: {count} images")
+    for problem, count in sorted(findings.warning_counts.items()):
+        print(f"warning: {problem}: {count} images")
+    for remark in findings.remarks:
+        print(f"warning: {remark}")
 
 
 def _print_summary(info: DatasetInfo, findings: Findings, drift: Drift | None) -> None:

@@ -18,7 +18,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from troika.errors import ParameterError, TrainingPausedError, TroikaError
+from troika.errors import (
+    ParameterError,
+    ReleaseError,
+    ServerError,
+    StoreError,
+    SupersededError,
+    TrainingPausedError,
+    TroikaError,
+)
 from troika.params import Params, merge, parse_assignments, read_params
 
 Step = Callable[..., Any]
@@ -101,8 +109,13 @@ def section_of(step: Step, sections: Mapping[str, Mapping[str, Any]], path: Path
     return sections[step.__name__]
 
 
+FAILED = 1
+"""Exit status of a step that would fail again with the same input; so does a bug, with its traceback."""
+UNAVAILABLE = 69
+"""Exit status where a store, Git or a server did not answer or refused, which may pass: EX_UNAVAILABLE."""
 PAUSED = 75
 """Exit status of a step that has saved where it was and wants to be started again: EX_TEMPFAIL of sysexits.h."""
+_OUTSIDE_ERRORS = (StoreError, ReleaseError, ServerError)
 _THE_MACHINES_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -138,8 +151,8 @@ def set_step_environment() -> None:
 def clear_errors() -> Iterator[None]:
     """Set the step's environment; print a TroikaError, or what a full or closed disk says, as one line and exit.
 
-    A training that was asked to end exits with PAUSED, so that whoever repeats failed steps lets it go on.
-    Anything else is a bug and keeps its traceback.
+    The exit status says of what kind it was: FAILED, UNAVAILABLE or PAUSED. Anything else is a bug and keeps its
+    traceback.
     """
     try:
         set_step_environment()
@@ -149,13 +162,14 @@ def clear_errors() -> Iterator[None]:
         sys.exit(PAUSED)
     except TroikaError as error:
         print(f"error: {error}", flush=True)
-        sys.exit(1)
+        may_pass = isinstance(error, _OUTSIDE_ERRORS) and not isinstance(error, SupersededError)
+        sys.exit(UNAVAILABLE if may_pass else FAILED)
     except OSError as error:
         if error.errno not in _THE_MACHINES_FAULT:
             raise
         where = f": {error.filename}" if error.filename else ""
         print(f"error: {error.strerror}{where}; make room, or give a folder that may be written", flush=True)
-        sys.exit(1)
+        sys.exit(FAILED)
 
 
 def run_step(step: Step, arguments: list[str] | None = None) -> None:

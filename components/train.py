@@ -26,8 +26,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from components.step import run_step
 from troika.datasets.contract import Dataset
 from troika.datasets.record import dataset_record
-from troika.errors import ParameterError, TrainingError, TrainingPausedError
-from troika.folders import replace_folder, write_atomic
+from troika.errors import DivergedError, ParameterError, TrainingError, TrainingPausedError
+from troika.folders import private_files, replace_folder, write_atomic
 from troika.lineage import code_commit, image_digest, package_versions
 from troika.models.contract import GenerativeModel, Machine, Progress, Schedule
 from troika.models.dry_run import describe_training
@@ -35,6 +35,7 @@ from troika.models.registry import check_exists, model_class, settings_class
 from troika.models.trackers import check_tracker
 from troika.models.training_log import TrainingLog
 from troika.params import Params
+from troika.threads import cpu_threads
 from troika.torchrun import in_first_process, is_started, run_processes
 
 _FACTS = {"presets", "checkpoint_seconds", "device", "precision", "compile", "processes", "tracker"}
@@ -136,8 +137,11 @@ def train(
         return
     with _training_folder(state, opened, params) as folder, _progress_bar(params) as bar:
         described = {**params.model_dump(exclude={"presets"}), "settings": settings.model_dump()}
-        with TrainingLog(folder / "log", params.preset, described, params.tracker) as written:
-            model = _fit(kind, opened, params, folder, written, bar)
+        with private_files():
+            opened_log = TrainingLog(folder / "log", params.preset, described, params.tracker)
+        with opened_log as written:
+            with private_files():
+                model = _fit(kind, opened, params, folder, written, bar)
             bar.refresh()
             _save(model, opened, params, settings, checkpoint)
             write_atomic(history, written.stats())
@@ -223,6 +227,8 @@ def _save(
         "code_commit": code_commit(),
         "image": image_digest(),
         "packages": package_versions(),
+        # Of the processor: sums differ in their last bits from one number to another.
+        "threads": cpu_threads(),
         "train": {
             **params.model_dump(exclude=_FACTS),
             "settings": settings.model_dump(),
@@ -248,22 +254,62 @@ def _training_folder(state: Path | None, dataset: Dataset, params: TrainParams) 
     what = [dataset.info.content_hash, params.model_dump(exclude=_FACTS), params.settings().model_dump()]
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     folder = state / key
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ParameterError(f"state: cannot write {state}: {error.strerror}") from None
     lock = FileLock(state / f"{key}.lock")
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
+        with private_files():
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+    except Timeout:  # also an OSError
         print("the same training is under way in another process; this one starts from nothing")
         with _training_folder(None, dataset, params) as scratch_folder:
             yield scratch_folder
         return
-    with lock:
-        yield folder
+    except OSError as error:
+        raise ParameterError(
+            f"state: cannot write {state}: {error.strerror}; user {os.getuid()} must be able to write there, also "
+            "on a volume of a cluster (docs/guides/kubeflow.md)"
+        ) from None
+    try:
+        _check_not_failed(folder)
+        try:
+            yield folder
+        except DivergedError as error:
+            with private_files():
+                write_atomic(folder / _FAILED, json.dumps({**_makers(), "message": str(error)}, indent=1) + "\n")
+            raise
         shutil.rmtree(folder)
-    lock.release()
+    finally:
+        lock.release()
+
+
+_FAILED = "failed.json"
+
+
+def _makers() -> dict[str, Any]:
+    """Return what may train otherwise the next time, with the same data and parameters."""
+    return {
+        "code_commit": code_commit(),
+        "image": image_digest(),
+        "packages": package_versions(),
+        "threads": cpu_threads(),
+    }
+
+
+def _check_not_failed(folder: Path) -> None:
+    """Raise TrainingError if this very training has diverged before: it would do so again, after hours.
+
+    A pod's retry cannot be told not to happen: Kubeflow repeats whatever fails.
+    """
+    try:
+        record = json.loads((folder / _FAILED).read_text(encoding="utf-8"))
+        message = str(record.pop("message"))
+    except (OSError, ValueError, KeyError, AttributeError):
+        return
+    if record == _makers():
+        raise TrainingError(
+            f"the same training (data, parameters, code) has failed before, and is not repeated: {message}; "
+            f"change a parameter such as seed, or remove {folder}"
+        )
 
 
 _BAR = "{{desc}} {{percentage:3.0f}}% {{bar:16}} {{n:,}}/{{total:,}} steps  {{remaining}} left  {}"

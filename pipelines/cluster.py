@@ -119,7 +119,7 @@ class Cluster(Params):
     """Content of a cluster file."""
 
     image_pull_secrets: list[DnsSubdomain]
-    secrets: dict[DnsLabel, Secret]
+    secrets: dict[SecretKey, Secret]
     training_state: DnsLabel | None
     """Name of a PersistentVolumeClaim on which a training that was preempted goes on; null: it starts anew."""
     training_state_access: Literal["ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany"] = "ReadWriteOnce"

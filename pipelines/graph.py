@@ -48,7 +48,7 @@ def train_and_release(
     Raises:
         ParameterError: a value of `sections` would reach a step as another one.
     """
-    check_values(sections, "parameters")
+    check_values({**sections, "evaluate": without_nulls(sections["evaluate"])}, "parameters", nulls=False)
 
     def component(wrapper: Callable[..., Any]) -> Any:
         chosen = light_image if light_image and wrapper.__name__ in LIGHT else image

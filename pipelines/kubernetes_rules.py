@@ -73,7 +73,7 @@ def dns_subdomain(text: str) -> str:
 def secret_key(text: str) -> str:
     """Return the text if it can be a key of a secret."""
     if len(text) > 253 or not _KEY.fullmatch(text) or text == "." or text.startswith(".."):
-        raise ValueError("must be a key of a secret: at most 253 of letters, digits, -, _ and .")
+        raise ValueError("must be at most 253 of letters, digits, -, _ and ., as keys of secrets are")
     return text
 
 
@@ -156,21 +156,23 @@ def _cpu(text: str) -> str:
 def _memory(text: str) -> str:
     size = _bytes(text)
     if size < _LEAST_MEMORY:
-        raise ValueError(
-            f"{text} is {size} bytes, and Python alone takes 128Mi; did you mean {text.rstrip('m')}Gi?"
-        )
+        raise ValueError(f"{text} is {size} bytes, and Python alone takes 128Mi; did you mean {_digits(text)}Gi?")
     return _canonical(size)
 
 
 def _size(text: str) -> str:
     size = _bytes(text)
     if size < 2**20:
-        raise ValueError(f"{text} is {size} bytes; did you mean {text.rstrip('m')}Mi?")
+        raise ValueError(f"{text} is {size} bytes; did you mean {_digits(text)}Mi?")
     return _canonical(size)
 
 
 def _bytes(text: str) -> Decimal:
     return quantity(text).to_integral_value(rounding="ROUND_CEILING")
+
+
+def _digits(text: str) -> str:
+    return text.rstrip("numkKMGTPEi")
 
 
 def _canonical(size: Decimal) -> str:

@@ -27,26 +27,29 @@ _REPLACED = {
 }
 
 
-def check_values(values: Mapping[str, Any], where: str) -> None:
+def check_values(values: Mapping[str, Any], where: str, *, nulls: bool = True) -> None:
     """Raise ParameterError where a value would reach a step as another one, or not at all.
 
     Args:
         values: parameters as plain data: sections, arguments of a run, changes of a trial.
         where: how the error names their source, such as `params.yaml`.
+        nulls: whether there may be nulls; KFP's compiler takes none.
     """
-    _check(values, "", where)
+    _check(values, "", where, nulls)
 
 
-def _check(value: Any, key: str, where: str) -> None:
+def _check(value: Any, key: str, where: str, nulls: bool) -> None:
     if isinstance(value, Mapping):
         for name, part in value.items():
             inner = f"{key}.{name}".lstrip(".")
             if problem := _problem_of_a_key(name):
                 raise ParameterError(f"{where}: {_short(inner)}: the key {_short(name)} {problem}")
-            _check(part, inner, where)
+            _check(part, inner, where, nulls)
     elif isinstance(value, list | tuple):
         for number, part in enumerate(value):
-            _check(part, f"{key}[{number}]", where)
+            _check(part, f"{key}[{number}]", where, nulls)
+    elif value is None and not nulls:
+        raise ParameterError(f"{where}: {key}: null cannot be handed on; leave the key out, or give a value")
     elif problem := _problem(value):
         raise ParameterError(f"{where}: {key}: {_short(value)}: {problem}")
 

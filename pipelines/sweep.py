@@ -70,7 +70,7 @@ def compile_sweep(
             raise ParameterError(
                 f"parameters: {shared[0]} is the same for all trials; search those of {', '.join(_SEARCHED)}"
             )
-        check_values(point, "a trial of the sweep")
+        check_values(point, "a trial of the sweep", nulls=False)
         for name in point:
             step = getattr(import_module(f"components.{name}"), name)
             resolve_params(step, sections[name], overrides=point, where="a trial of the sweep")

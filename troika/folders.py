@@ -86,6 +86,16 @@ def _remove_abandoned(folder: Path) -> None:
 _YOUNG_SECONDS = 5
 
 
+@contextmanager
+def private_files() -> Iterator[None]:
+    """Make new files and folders the owner's alone (0600, 0700), whatever the umask: in a pod of Argo it is 0."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write `content` (text as UTF-8) to `path`: a reader sees the old content or the new, never half of it.
 

@@ -61,7 +61,9 @@ def test_bad_images_are_left_out_and_listed(tmp_path: Path) -> None:
     assert "all pixels are alike: 9" in report
 
 
-def test_too_many_bad_images_stop_the_step_and_are_listed(tmp_path: Path) -> None:
+def test_too_many_bad_images_stop_the_step_and_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_npz(tmp_path, constant=2, repeated=2)
     with pytest.raises(DatasetError) as caught:
         prepare(tmp_path, path, max_refused_share=0.03)
@@ -70,6 +72,19 @@ def test_too_many_bad_images_stop_the_step_and_are_listed(tmp_path: Path) -> Non
         f"constant (all pixels are alike: 9); all are listed in {tmp_path}/refused.json"
     )
     assert len(json.loads((tmp_path / "refused.json").read_text())["quarantined"]) == 4
+    # Kubeflow keeps no files of a step that fails, only what it prints.
+    assert capsys.readouterr().out.splitlines() == [
+        "refused: image 0: constant: all pixels are alike: 9",
+        "refused: image 1: constant: all pixels are alike: 9",
+        "refused: image 52: duplicate: same as image 50",
+        "refused: image 90: duplicate: same as image 50",
+        "refused because of constant: 2 images",
+        "refused because of duplicate: 2 images",
+    ]
+    monkeypatch.setattr("components.prepare_data._MOST_PRINTED", 1)
+    with pytest.raises(DatasetError):
+        prepare(tmp_path, path, max_refused_share=0.03)
+    assert "refused: and 3 more\n" in capsys.readouterr().out
     assert not (tmp_path / "dataset").exists()
     assert not (tmp_path / "data.html").exists()
 

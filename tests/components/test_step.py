@@ -14,7 +14,21 @@ from quick import REPOSITORY
 from tiny_steps import Paths, run_quietly, step_function, tiny_sections, write_params
 
 from components.step import STEPS, check_sections, clear_errors, resolve_params
-from troika.errors import ParameterError
+from troika.errors import (
+    BundleError,
+    DatasetError,
+    DeadlineError,
+    DivergedError,
+    GateBrokenError,
+    NotApprovedError,
+    ParameterError,
+    ReleaseError,
+    ServerError,
+    StoreError,
+    SupersededError,
+    TrainingPausedError,
+    TroikaError,
+)
 from troika.releases import local
 
 
@@ -156,6 +170,21 @@ def test_a_bug_keeps_its_traceback_and_a_troika_error_does_not(capsys: pytest.Ca
         raise ParameterError("steps: too few")
     assert ended.value.code == 1
     assert capsys.readouterr().out == "error: steps: too few\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ParameterError("x"), 1), (DatasetError("x"), 1), (DivergedError("not_finite", "x"), 1),
+        (BundleError("x"), 1), (NotApprovedError("x"), 1), (GateBrokenError("x"), 1), (SupersededError("x"), 1),
+        (StoreError("x"), 69), (ReleaseError("x"), 69), (ServerError("x"), 69), (DeadlineError("x"), 69),
+        (TrainingPausedError("x"), 75),
+    ],
+)  # fmt: skip
+def test_the_exit_status_says_whether_the_same_again_may_help(error: TroikaError, status: int) -> None:
+    with pytest.raises(SystemExit) as ended, clear_errors():
+        raise error
+    assert ended.value.code == status
 
 
 def test_store_remote_and_environment_come_from_the_environment(

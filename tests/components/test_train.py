@@ -24,7 +24,7 @@ from components.step import PAUSED
 from components.train import _progress_bar, _show, train
 from troika.datasets.contract import Dataset
 from troika.datasets.dvc_hash import dvc_hash
-from troika.errors import DatasetError, ParameterError, TrainingError, TrainingPausedError
+from troika.errors import DatasetError, DivergedError, ParameterError, TrainingError, TrainingPausedError
 from troika.lineage import code_commit, package_versions
 from troika.models.contract import Progress
 from troika.models.training_log import TrainingLog
@@ -56,7 +56,8 @@ def test_a_checkpoint_says_what_it_was_made_from_and_by(made: Paths) -> None:
     }  # fmt: skip
     assert lineage["code_commit"] == code_commit()
     assert lineage["packages"] == package_versions()
-    assert set(lineage) == {"dataset", "code_commit", "image", "packages", "train"}
+    assert lineage["threads"] == 1
+    assert set(lineage) == {"dataset", "code_commit", "image", "packages", "threads", "train"}
     assert json.loads((made.checkpoint / "classes.json").read_text()) == list("0123456789")
 
 
@@ -230,6 +231,66 @@ def test_sigterm_ends_with_the_status_that_means_start_me_again(
     assert child.returncode == 0, text
     assert "resuming the training" in text
     assert weights(tmp_path / "checkpoint") == weights(uninterrupted.checkpoint)
+
+
+def test_a_training_that_diverged_is_not_repeated_by_the_same_code(
+    made: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kubeflow repeats whatever fails; hours would go by until the same end."""
+    fitted = []
+
+    def diverge(*arguments: Any) -> Any:
+        fitted.append(arguments[3])
+        raise DivergedError("not_finite", "step 5 is not finite")
+
+    def attempt(**changes: Any) -> None:
+        params = tiny_params("train", **changes)
+        train(made.dataset, tmp_path / "c", tmp_path / "h", params, tmp_path / "state")
+
+    monkeypatch.setattr("components.train._fit", diverge)
+    with pytest.raises(DivergedError):
+        attempt()
+    with pytest.raises(
+        TrainingError, match=r"has failed before, and is not repeated: step 5 is not finite"
+    ) as caught:
+        attempt()
+    assert not isinstance(caught.value, DivergedError)
+    assert len(fitted) == 1
+    with pytest.raises(DivergedError):
+        attempt(seed=1)
+    monkeypatch.setattr("components.train.code_commit", lambda: "f" * 40)
+    with pytest.raises(DivergedError):
+        attempt()
+    (fitted[0] / "failed.json").unlink()
+    with pytest.raises(DivergedError):
+        attempt()
+    assert len(fitted) == 4
+
+
+def test_what_a_training_leaves_on_a_shared_volume_is_its_owners_alone(
+    made: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a pod of Argo the umask is 0: all would be writable for everybody."""
+    add = TrainingLog.add
+
+    def then_end(log: TrainingLog, progress: Progress) -> None:
+        add(log, progress)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(TrainingLog, "add", then_end)
+    before = os.umask(0)
+    try:
+        with pytest.raises(TrainingPausedError):
+            train(made.dataset, tmp_path / "c", tmp_path / "h", tiny_params("train"), tmp_path / "state")
+        assert os.umask(0) == 0  # as it was
+    finally:
+        os.umask(before)
+    left = [tmp_path / "state", *(tmp_path / "state").rglob("*")]
+    assert {"training.safetensors", "stats.jsonl"} <= {path.name for path in left}
+    for path in left:
+        mode = path.stat().st_mode & 0o777
+        assert not mode & 0o022, f"{path}: {mode:o}"
+        assert not path.is_dir() or mode == 0o700, f"{path}: {mode:o}"
 
 
 def test_without_a_state_nothing_is_promised(made: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

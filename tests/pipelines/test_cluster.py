@@ -228,6 +228,7 @@ def test_no_secret_value_is_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("steps.train.memory=16", "steps.train.memory: 16 is 16 bytes"),
         ("steps.train.memory='16'", "did you mean 16Gi?"),
         ("steps.train.memory=400m", "steps.train.memory: 400m is 1 bytes"),
+        ("steps.train.memory=16Ki", "16Ki is 16384 bytes, and Python alone takes 128Mi; did you mean 16Gi?"),
         ("steps.train.memory=16GB", "steps.train.memory: must be a quantity"),
         ("steps.train.memory=16gi", "steps.train.memory: must be a quantity"),
         ("steps.train.memory=1K", "steps.train.memory: must be a quantity"),
@@ -282,7 +283,7 @@ def test_no_secret_value_is_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("secrets.git.mount=/secrets/store/git", "mounted at /secrets/store/git, where another secret is"),
         ("secrets.git.mount=/secrets", "mounted at /secrets, where another secret is"),
         ("secrets.store.environment={a b: X}", "secrets.store.environment"),
-        ("secrets.store.environment={..a: X}", "must be a key of a secret"),
+        ("secrets.store.environment={..a: X}", "as keys of secrets are"),
         ("secrets.store.environment={a: KFP_POD_NAME}", "KFP_POD_NAME is reserved"),
         ("secrets.store.environment={a: ARGO_TEMPLATE}", "ARGO_TEMPLATE is reserved"),
         ("secrets.store.environment={a: TROIKA_STEP_ENVIRONMENT}", "TROIKA_STEP_ENVIRONMENT is reserved"),
@@ -294,7 +295,7 @@ def test_no_secret_value_is_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("secrets.store.environment={a: GIT_SSH_COMMAND}", "another secret sets GIT_SSH_COMMAND too"),
         ("secrets.git.files={METADATA_GRPC_SERVICE_HOST: x}", "METADATA_GRPC_SERVICE_HOST is reserved"),
         ("secrets.git.files={X: 'a{{b}}'}", "Argo replaces"),
-        ("secrets={Store: {name: a, mount: /a}}", "secrets.Store"),
+        ("secrets={'a b': {name: a, mount: /a}}", "secrets.a b"),
         ("training_state=my.claim", "training_state: it names a volume of the pod"),
         ("training_state=My_Claim", "training_state"),
         ("training_state=troika-git", "steps.train.secrets: git: the pod has another volume"),
@@ -346,6 +347,7 @@ def test_quantities_that_kubernetes_takes_are_taken(change: str, key: str, value
         "secrets.git.mount=/etc/troika/git",
         "secrets.git.mount=/var/run/secrets/troika",
         "secrets.store.environment={a.b_c-d: X}",
+        "secrets.Model_store={name: a, environment: {b: C}}",
     ],
 )
 def test_what_kubernetes_takes_is_taken(change: str) -> None:

@@ -149,6 +149,12 @@ def test_what_cannot_pass_is_refused_by_its_name(value: Any, problem: str, tmp_p
         check_values({"overrides": {"train": {"seed": value}}}, "arguments of the run")
 
 
+def test_a_null_is_refused_where_the_compiler_takes_none(tmp_path: Path) -> None:
+    sections = merge(read_sections(REPOSITORY / "params.yaml"), {"train": {"presets": {"r3gan": {"l2": None}}}})
+    with pytest.raises(ParameterError, match=r"parameters: train\.presets\.r3gan\.l2: null cannot be handed on"):
+        compile_pipeline(tmp_path / "p.yaml", "x:1", sections)
+
+
 def test_the_largest_exact_integers_pass() -> None:
     check_values({"seed": EXACT, "other": -EXACT, "share": 1e300, "flag": True, "none": None}, "parameters")
 
