@@ -89,6 +89,20 @@ class Workloads:
 
         return self._try(read)
 
+    def job_succeeded(self, name: str) -> bool | None:
+        """Return whether a Job has succeeded; None: it runs, or there is none."""
+
+        def read(client: Any, kubernetes: Any) -> bool | None:
+            status = (
+                kubernetes.client.BatchV1Api(client)
+                .read_namespaced_job_status(name, self.namespace, _request_timeout=_SECONDS)
+                .status
+            )
+            failed = any(condition.type == "Failed" for condition in status.conditions or [])
+            return False if failed else True if status.succeeded else None
+
+        return self._try(read)
+
     def controller_settings(self) -> dict[str, str] | None:
         """Return the settings of Argo's workflow controller; the namespace is Kubeflow's own."""
 
