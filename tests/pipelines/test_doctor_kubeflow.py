@@ -52,9 +52,7 @@ def test_what_cannot_be_seen_is_said_with_the_command_that_shows_it(fake: FakeKu
     ("settings", "outcome"),
     [
         (
-            {
-                "workflowDefaults": 'spec:\n  templateDefaults:\n    retryStrategy: {limit: "0", retryPolicy: Always}'
-            },
+            {"workflowDefaults": "spec: {templateDefaults: {retryStrategy: {retryPolicy: Always}}}"},
             "pass",
         ),
         (
