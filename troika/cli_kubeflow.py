@@ -228,7 +228,7 @@ def sweep(
         run_id,
         retries_of(read_first(out)),
         retry=retry,
-        then=lambda run: read_comparison(kubeflow.connection, run),
+        then=lambda run: read_comparison(namespace, run),
     )
 
 
