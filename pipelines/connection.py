@@ -170,25 +170,6 @@ class Connection:
             if not token:
                 return found
 
-    def pod_log(self, run_id: str, workflow: str, node: str) -> str | None:
-        """Return the log of a node's container, as the API server reads it for its UI; None where it does not."""
-        number = node.rpartition("-")[2]
-        for template in ("retry-system-container-impl", "system-container-impl"):
-            try:
-                return str(
-                    self._api.call_api(
-                        f"/apis/v1alpha1/runs/{run_id}/nodes/{workflow}-{template}-{number}/log",
-                        "GET",
-                        response_type="str",
-                        auth_settings=["Bearer"],
-                        _return_http_data_only=True,
-                        _request_timeout=_TIMEOUT,
-                    )
-                )
-            except (kfp_server_api.ApiException, http.HTTPError, OSError, ValueError):
-                continue
-        return None
-
     def server_time(self) -> datetime:
         """Return the server's time of the last answer; this machine's clock may differ."""
         date = self._api.last_response.urllib3_response.headers.get("date", "")

@@ -122,7 +122,8 @@ class _Follower:
             if run.state in ENDED and not stale:
                 if run.state == "SUCCEEDED":
                     return run
-                if retry and run.state == "FAILED" and retry_lost(self._connection, run, self._retries, self._say):
+                again = retry and run.state == "FAILED" and ended_before is None
+                if again and retry_lost(self._connection, run, self._retries, self._say):
                     ended_before, retried_at = run.finished_at, self._now
                     self._states.clear()
                     self._attempts.clear()

@@ -16,7 +16,7 @@ from pipelines.connection import KubeflowError
 from pipelines.cron import six_fields
 from pipelines.follow import retry_lost
 from pipelines.graph import PIPELINE_NAME
-from pipelines.submit import Kubeflow
+from pipelines.submit import Kubeflow, made_at
 from troika.errors import ParameterError
 from troika.params import Params, read_mapping
 
@@ -183,7 +183,7 @@ def retry_recurring(kubeflow: Kubeflow, experiment: str, say: Say) -> int:
     newest: dict[str, Any] = {}
     for run in runs:
         if run.recurring_run_id and (
-            run.recurring_run_id not in newest or run.created_at > newest[run.recurring_run_id].created_at
+            run.recurring_run_id not in newest or made_at(run) > made_at(newest[run.recurring_run_id])
         ):
             newest[run.recurring_run_id] = run
     tried = 0

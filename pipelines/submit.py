@@ -93,7 +93,7 @@ class Kubeflow:
             pipeline_id=pipeline_id,
         )
         # The list is in the order of their making; of two within a second the later one is newer.
-        return sorted(found, key=lambda version: version.created_at)[::-1]
+        return sorted(found, key=made_at)[::-1]
 
     def upload(self, package: Path, name: str, pipeline: str) -> Uploaded:
         """Upload a package as a version of a pipeline; nothing happens if it is there.
@@ -201,6 +201,11 @@ class Kubeflow:
     def link(self, run_id: str) -> str:
         """Return the URL of the run's page."""
         return f"{self.connection.host}/#/runs/details/{run_id}"
+
+
+def made_at(entry: Any) -> float:
+    """Return when a version or a run was made, in seconds; 0 where the API server does not say."""
+    return float(entry.created_at.timestamp()) if entry.created_at is not None else 0.0
 
 
 def _uncached(package: Path) -> dict[str, Any]:

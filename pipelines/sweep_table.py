@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.connection import Connection
 from pipelines.run_tasks import RunTasks
 from pipelines.sweep import PIPELINE_NAME
 from pipelines.workloads import Workloads
@@ -25,20 +24,17 @@ def points_table(points: Sequence[Mapping[str, Any]]) -> list[str]:
     return text_table(["trial", *names], rows)
 
 
-def read_comparison(connection: Connection, run: Any) -> list[str]:
+def read_comparison(namespace: str, run: Any) -> list[str]:
     """Return the table and the winner out of the log of `compare`, or the command that shows them."""
     tasks = RunTasks(run)
     attempts = tasks.attempts("compare")
-    log = None
-    if attempts:
-        log = Workloads(connection.namespace).pod_log(tasks.workflow, attempts[-1])
-        log = log or connection.pod_log(str(run.run_id), tasks.workflow, attempts[-1])
+    log = Workloads(namespace).pod_log(tasks.workflow, attempts[-1]) if attempts else None
     lines = [line for line in (log or "").splitlines() if line.startswith((TABLE_MARK, WINNER_MARK))]
     if lines:
         return lines
     number = attempts[-1].rpartition("-")[2] if attempts else "compare"
     return [
         "the table of trials is in the run's page, and in a log that cannot be read from here: "
-        f"kubectl -n {connection.namespace} logs -c main "
-        f"$(kubectl -n {connection.namespace} get pods -o name | grep -e {number})"
+        f"kubectl -n {namespace} logs -c main "
+        f"$(kubectl -n {namespace} get pods -o name | grep -e {number})"
     ]

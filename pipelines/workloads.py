@@ -4,9 +4,12 @@ Nothing here is needed for a run. Where no kubeconfig is at hand, or it may not 
 the caller says which command shows it.
 """
 
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
+
+from urllib3.exceptions import HTTPError
 
 T = TypeVar("T")
 _SECONDS = 5
@@ -59,16 +62,18 @@ class Workloads:
         """Return the log of a node's own container."""
         number = node.rpartition("-")[2]
 
-        def read(client: Any, kubernetes: Any) -> str:
+        def read(client: Any, kubernetes: Any) -> str | None:
             api = kubernetes.client.CoreV1Api(client)
             pods = api.list_namespaced_pod(
                 self.namespace,
                 label_selector=f"workflows.argoproj.io/workflow={workflow}",
                 _request_timeout=_SECONDS,
             )
-            name = next(pod.metadata.name for pod in pods.items if pod.metadata.name.endswith(f"-{number}"))
+            names = [pod.metadata.name for pod in pods.items if pod.metadata.name.endswith(f"-{number}")]
+            if not names:
+                return None
             return str(
-                api.read_namespaced_pod_log(name, self.namespace, container="main", _request_timeout=_SECONDS)
+                api.read_namespaced_pod_log(names[0], self.namespace, container="main", _request_timeout=_SECONDS)
             )
 
         return self._try(read)
@@ -89,6 +94,20 @@ class Workloads:
 
         return self._try(read)
 
+    def job_succeeded(self, name: str) -> bool | None:
+        """Return whether a Job has succeeded; None: it runs, or there is none."""
+
+        def read(client: Any, kubernetes: Any) -> bool | None:
+            status = (
+                kubernetes.client.BatchV1Api(client)
+                .read_namespaced_job_status(name, self.namespace, _request_timeout=_SECONDS)
+                .status
+            )
+            failed = any(condition.type == "Failed" for condition in status.conditions or [])
+            return False if failed else True if status.succeeded else None
+
+        return self._try(read)
+
     def controller_settings(self) -> dict[str, str] | None:
         """Return the settings of Argo's workflow controller; the namespace is Kubeflow's own."""
 
@@ -100,17 +119,18 @@ class Workloads:
 
         return self._try(read)
 
-    def _try(self, read: Callable[[Any, Any], T]) -> T | None:
-        try:
-            import kubernetes  # noqa: PLC0415 - half a second, and only after a failure
+    def _try(self, read: Callable[[Any, Any], T | None]) -> T | None:
+        import kubernetes  # noqa: PLC0415 - half a second, and only after a failure
 
+        try:
             if not self._known:
                 self._known = True
                 self._client = _connect(kubernetes)
             return None if self._client is None else read(self._client, kubernetes)
-        except Exception as error:  # not reachable, not allowed, another cluster: the caller names the command
-            if not hasattr(error, "status"):  # no answer at all: waiting for the next would be in vain, too
-                self._client = None
+        except kubernetes.client.ApiException:  # not allowed, or another cluster without it
+            return None
+        except (kubernetes.config.ConfigException, HTTPError, OSError, ValueError, LookupError):
+            self._client = None  # no answer: waiting for the next would be in vain, too
             return None
 
 
@@ -118,7 +138,7 @@ def _connect(kubernetes: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            client = kubernetes.config.new_client_from_config()
+            client = kubernetes.config.new_client_from_config(os.environ.get("KUBECONFIG") or None)
         except kubernetes.config.ConfigException:
             configuration = kubernetes.client.Configuration()
             kubernetes.config.load_incluster_config(configuration)

@@ -3,17 +3,16 @@
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from quick import REPOSITORY, plain_environment
 
-from troika.doctor import Finding, Surroundings, examine
+from troika.doctor import Surroundings, examine
+from troika.doctor_kubeflow import Cluster, Finding
 from troika.releases.pointer import ensure_local_remote
 from troika.serving.triton import TritonServer
 from troika.serving.triton_process import choose_ports
@@ -64,31 +63,6 @@ def git_daemon(folder: Path, *options: str) -> Iterator[str]:
         daemon.wait()
 
 
-class FakeKubeflow(BaseHTTPRequestHandler):
-    """Answers as the API server of Kubeflow Pipelines does when it is asked for its health."""
-
-    tag = "2.5.0"
-
-    def do_GET(self) -> None:
-        self.send_response(200 if self.path == "/apis/v2beta1/healthz" else 404)
-        self.end_headers()
-        self.wfile.write(f'{{"multi_user": false, "tag_name": "{self.tag}"}}'.encode())
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextmanager
-def fake_kubeflow(tag: str) -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), type("Tagged", (FakeKubeflow,), {"tag": tag}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 def test_a_store_and_a_repository_in_order_pass_and_are_left_as_they_were(tmp_path: Path, remote: Path) -> None:
     store = tmp_path / "store"
     store.mkdir()
@@ -118,16 +92,8 @@ def test_a_repository_that_is_not_there_fails(tmp_path: Path) -> None:
     assert found(Surroundings(None, str(tmp_path / "none"), "main"))["release repository"].outcome == "fail"
 
 
-@pytest.mark.parametrize(("tag", "outcome"), [("2.5.0", "pass"), ("2.0.1", "warn"), ("", "warn")])
-def test_an_old_backend_is_warned_of(tag: str, outcome: str) -> None:
-    with fake_kubeflow(tag) as url:
-        finding = found(Surroundings(None, None, "main", kubeflow=url))["Kubeflow"]
-    assert finding.outcome == outcome
-    assert finding.mend or outcome == "pass"
-
-
 def test_a_service_that_does_not_answer_fails_and_hides_no_other_check() -> None:
-    findings = found(Surroundings(None, None, "main", "http://127.0.0.1:9", "127.0.0.1:9"))
+    findings = found(Surroundings(None, None, "main", Cluster("http://127.0.0.1:9"), "127.0.0.1:9"))
     assert (findings["Kubeflow"].outcome, findings["Triton"].outcome) == ("fail", "fail")
     assert findings["shared memory"].outcome in {"pass", "warn"}
 

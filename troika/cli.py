@@ -266,6 +266,10 @@ def generate(
 @app.command(epilog="Examples:  troika doctor  |  troika doctor --kubeflow http://localhost:8080")
 def doctor(
     kubeflow: Annotated[str | None, typer.Option(help="URL of Kubeflow Pipelines to look at, too.")] = None,
+    namespace: cli_kubeflow.Namespace = "kubeflow",
+    cluster: cli_kubeflow.ClusterFile = cli_kubeflow.CLUSTER,
+    token_file: cli_kubeflow.TokenFile = None,
+    ca: cli_kubeflow.Authority = None,
     triton: Annotated[str | None, typer.Option(help="HOST:PORT of a Triton's HTTP side to look at, too.")] = None,
     branch: Annotated[str, typer.Option(help="Of the release repository.")] = "main",
     home: Home = _HOME,
@@ -274,7 +278,8 @@ def doctor(
     with _clear_errors():
         from itertools import chain
 
-        from troika.doctor import Finding, Surroundings, examine
+        from troika.doctor import Surroundings, examine
+        from troika.doctor_kubeflow import Cluster, Finding
         from troika.releases import local
 
         repository = Path.cwd() if Path(".dvc").is_dir() else None
@@ -284,7 +289,13 @@ def doctor(
             remote = local.release_remote(home)
         except TroikaError as error:
             findings.append(Finding("fail", "release repository", str(error), "set TROIKA_RELEASE_REMOTE"))
-        where = Surroundings(local.store_url(home), remote, branch, kubeflow, triton, repository)
+        looked_at = None
+        if kubeflow is not None:
+            from pipelines.cluster import read_cluster
+
+            claim = read_cluster(cluster).training_state if cluster.exists() else None
+            looked_at = Cluster(kubeflow, namespace, claim, token_file, ca)
+        where = Surroundings(local.store_url(home), remote, branch, looked_at, triton, repository)
         failed = False
         for finding in chain(findings, examine(where)):
             failed |= finding.outcome == "fail"

@@ -54,7 +54,7 @@ LightImage = Annotated[
         help="Image of the steps that train and judge nothing, by digest; default: the train image.",
     ),
 ]
-_CLUSTER = Path("pipelines/cluster.yaml")
+CLUSTER = Path("pipelines/cluster.yaml")
 _MINUTES = 10.0
 _INTERRUPTED = 130
 
@@ -74,7 +74,7 @@ def pipeline(
         str, typer.Option(envvar="TROIKA_TRAIN_IMAGE", help="Train image, by digest or by a tag never used twice.")
     ] = "troika-train:latest",
     light_image: LightImage = None,
-    cluster: ClusterFile = _CLUSTER,
+    cluster: ClusterFile = CLUSTER,
     namespace: Annotated[str, typer.Option(help="Of the objects for Git.")] = "kubeflow",
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("build"),
     changes: Changes = None,
@@ -103,7 +103,7 @@ def submit(
     namespace: Namespace = "kubeflow",
     service_account: ServiceAccount = None,
     experiment: Experiment = "troika",
-    cluster: ClusterFile = _CLUSTER,
+    cluster: ClusterFile = CLUSTER,
     changes: Changes = None,
     params: ParamsFile = PARAMS,
     follow: Annotated[bool, typer.Option(help="Tell each step's state until the end.")] = True,
@@ -172,7 +172,7 @@ def sweep(
         str, typer.Option(envvar="TROIKA_TRAIN_IMAGE", help="Train image, by digest or by a tag never used twice.")
     ] = "troika-train:latest",
     light_image: LightImage = None,
-    cluster: ClusterFile = _CLUSTER,
+    cluster: ClusterFile = CLUSTER,
     out: Annotated[Path, typer.Option(help="Package to write.")] = Path("build/sweep.yaml"),
     changes: Changes = None,
     params: ParamsFile = PARAMS,
@@ -228,7 +228,7 @@ def sweep(
         run_id,
         retries_of(read_first(out)),
         retry=retry,
-        then=lambda run: read_comparison(kubeflow.connection, run),
+        then=lambda run: read_comparison(namespace, run),
     )
 
 

@@ -9,28 +9,16 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
+from troika import doctor_kubeflow
+from troika.doctor_kubeflow import Cluster, Finding
 from troika.errors import TroikaError, install_hint
 
-Outcome = Literal["pass", "warn", "fail"]
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 _ENOUGH_SHARED_MEMORY = 256 * 2**20
 _SECONDS = 10.0
-# What Kubeflow's SDK 2.17 speaks with; an older backend may not know what is in a package.
-_OLDEST_BACKEND = (2, 4)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check says."""
-
-    outcome: Outcome
-    name: str
-    said: str
-    mend: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,8 +28,7 @@ class Surroundings:
     store: str | None
     remote: str | None
     branch: str
-    kubeflow: str | None = None
-    """URL of Kubeflow Pipelines."""
+    kubeflow: Cluster | None = None
     triton: str | None = None
     """HOST:PORT of Triton's HTTP side."""
     repository: Path | None = None
@@ -54,17 +41,17 @@ def examine(where: Surroundings) -> Iterator[Finding]:
         ("training framework", _framework),
         ("shared memory", _shared_memory),
     ]
-    store, remote, kubeflow, triton, repository = (
-        where.store, where.remote, where.kubeflow, where.triton, where.repository,
-    )  # fmt: skip
+    store, remote, triton, repository = where.store, where.remote, where.triton, where.repository
     if store is not None:
         checks.append(("model store", lambda: _store(store)))
     if remote is not None:
         checks.append(("release repository", lambda: _git(remote, where.branch)))
     if repository is not None:
         checks.append(("data remote", lambda: _dvc(repository)))
-    if kubeflow is not None:
-        checks.append(("Kubeflow", lambda: _kubeflow(kubeflow)))
+    if where.kubeflow is not None:
+        checks += doctor_kubeflow.checks(where.kubeflow)
+    if (folder := doctor_kubeflow.training_folder()) is not None:
+        yield folder
     checks.append(("Triton", (lambda: _triton(triton)) if triton is not None else _own_triton))
     for name, check in checks:
         try:
@@ -169,33 +156,6 @@ def _dvc(folder: Path) -> Finding:
             remote.fs.put_file(file.name, path)
             remote.fs.remove(path)
         return Finding("pass", name, f"DVC remote {remote.name} can be written")
-
-
-def _kubeflow(host: str) -> Finding:
-    import requests  # noqa: PLC0415
-
-    name = "Kubeflow"
-    try:
-        answer = requests.get(f"{host.rstrip('/')}/apis/v2beta1/healthz", timeout=_SECONDS)
-        answer.raise_for_status()
-        backend = str(answer.json().get("tag_name", ""))
-    except (requests.RequestException, ValueError, AttributeError) as error:
-        return Finding(
-            "fail", name, f"{host} does not answer as Kubeflow Pipelines does ({type(error).__name__})",
-            "is the URL right, is there a login in front of it, is port-forwarding on?",
-        )  # fmt: skip
-    try:
-        sdk = version("kfp")
-    except PackageNotFoundError:
-        return Finding("fail", name, "kfp is not installed", install_hint("pipeline"))
-    numbers = tuple(int(part) for part in backend.lstrip("v").split(".")[:2] if part.isdigit())
-    said = f"backend {backend or 'of unknown version'}, SDK {sdk}"
-    if numbers < _OLDEST_BACKEND:
-        oldest = ".".join(map(str, _OLDEST_BACKEND))
-        return Finding(
-            "warn", name, said, f"packages are made for backend {oldest} or newer: GPU settings may be lost"
-        )
-    return Finding("pass", name, said)
 
 
 def _triton(address: str) -> Finding:
