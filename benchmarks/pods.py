@@ -14,6 +14,7 @@ import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,7 +70,7 @@ def main() -> None:
         ("a node that only finds, publishes and releases", [train], [light]),
         ("a node that runs everything", [train], [train, light]),
     ):
-        weights = [_weigh(images) for images in (before, after)]
+        weights = [_weigh(*images) for images in (before, after)]
         rows += [
             [f"{what}: on its disk", *(f"{disk / 1e9:.2f} GB" for disk, _ in weights)],
             [f"{what}: on the wire", *(f"{wire / 1e9:.2f} GB" for _, wire in weights)],
@@ -86,7 +87,8 @@ def _of_package(train: str, light: str | None) -> Pods:
         return count_pods(next(yaml.safe_load_all(path.read_text(encoding="utf-8"))))
 
 
-def _weigh(images: list[str]) -> tuple[int, int]:
+@cache
+def _weigh(*images: str) -> tuple[int, int]:
     """Return the bytes of all layers, as they are and after gzip."""
     compressor, plain, zipped = zlib.compressobj(6, zlib.DEFLATED, 31), 0, 0
     with subprocess.Popen(["docker", "save", *images], stdout=subprocess.PIPE) as saving:

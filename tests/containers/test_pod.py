@@ -29,6 +29,7 @@ sys.path.insert(0, str(REPOSITORY / "tests" / "manifests"))
 from fake_kubernetes import DIGESTS, FakeKubernetes
 from rendering import Object, render_objects, templates
 from s3_server import s3_server
+from ssh_server import ssh_server
 from tiny_bundle import expected_images, tiny_bundle
 
 pytestmark = pytest.mark.containers
@@ -238,37 +239,57 @@ def test_the_init_container_takes_nothing_it_cannot_trust(
 def test_the_canary_guard_takes_back_in_git_what_the_cluster_has_given_up(
     host: str, light_image: str, released: tuple[Bundle, list[Object], dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Its account and the cluster's API are a fake's; the remote is a folder."""
+    """Its account and the cluster's API are a fake's; Git answers by ssh, to the key that the secret holds."""
     _, things, _ = released
     remote = ensure_local_remote(tmp_path / "remote.git")
     for letter in "ab":
         release(
             remote, "production", PublishedModel("digits", DIGESTS[letter], "s3://models", created=True), VERDICT
         )
-    for path in (remote, *remote.rglob("*")):
-        path.chmod(0o777 if path.is_dir() else 0o666)
     account = {"token": "token-of-test", "namespace": "troika-production"}
-    pod = Pod(host, light_image, the(things, "CronJob/canary-guard"), tmp_path / "pod", {"account": account})
     cluster = FakeKubernetes()
-    settings = {"TROIKA_KUBERNETES": cluster.url, "TROIKA_RELEASE_REMOTE": "/remote.git"}
-    # Git takes a folder of somebody else's for a trap.
-    (tmp_path / "gitconfig").write_text("[safe]\n\tdirectory = *\n")
-    settings["GIT_CONFIG_GLOBAL"] = "/gitconfig"
-    options = ("--rm", f"--volume={remote}:/remote.git:rw", f"--volume={tmp_path}/gitconfig:/gitconfig:ro")
     try:
-        calm = pod.run("canary-guard", *options, environment=settings)
-        assert (calm.returncode, calm.stdout) == (0, "triton: nothing was aborted\n"), calm.stderr
-        cluster.abort = True
-        done = pod.run("canary-guard", *options, environment=settings)
-        assert done.returncode == 0, done.stdout + done.stderr
-        found = read_release(remote, "production")
-        assert found is not None
-        assert found.digest == DIGESTS["a"]
-        cluster.refuse = True
-        assert pod.run("canary-guard", *options, environment=settings).returncode == 1
+        with ssh_server(tmp_path / "ssh") as git:
+            files = {"account": account, "release-git": git.secret}
+            pod = Pod(host, light_image, the(things, "CronJob/canary-guard"), tmp_path / "pod", files)
+            settings = {"TROIKA_KUBERNETES": cluster.url, "TROIKA_RELEASE_REMOTE": f"{git.url}{remote}"}
+            calm = pod.run("canary-guard", "--rm", environment=settings)
+            assert (calm.returncode, calm.stdout) == (0, "triton: nothing was aborted\n"), calm.stderr
+            cluster.abort = True
+            done = pod.run("canary-guard", "--rm", environment=settings)
+            assert done.returncode == 0, done.stdout + done.stderr
+            found = read_release(remote, "production")
+            assert found is not None
+            assert found.digest == DIGESTS["a"]
+            cluster.refuse = True
+            assert pod.run("canary-guard", "--rm", environment=settings).returncode == 1
     finally:
         cluster.server.shutdown()
         cluster.server.server_close()
+
+
+def test_the_probe_reads_git_by_ssh_with_the_key_that_its_secret_holds(
+    host: str, probe_image: str, released: tuple[Bundle, list[Object], dict[str, Any]], tmp_path: Path
+) -> None:
+    """Seen on a cluster: it asked by ssh, and had neither a key nor the program."""
+    _, things, _ = released
+    remote = ensure_local_remote(tmp_path / "remote.git")
+    release(remote, "production", PublishedModel("digits", DIGESTS["a"], "s3://models", created=True), VERDICT)
+    spec = the(things, "Deployment/quality-probe")
+    with ssh_server(tmp_path / "ssh") as git:
+        pod = Pod(host, probe_image, spec, tmp_path / "pod", {"release-repository-read": git.secret})
+        (port, *_) = choose_ports((0, 0, 0))
+        settings = {"TROIKA_RELEASE_REMOTE": f"{git.url}{remote}", "TROIKA_METRICS_PORT": port}
+        name = pod.run("probe", "--detach", environment=settings).stdout.strip()
+        try:
+            wanted = f'digest="{DIGESTS["a"]}"'.encode()
+            deadline = time.monotonic() + 120
+            while wanted not in (said := answer(port, "/metrics") or b"") or b'source="git"' not in said:
+                log = run(host, "logs", name)
+                assert time.monotonic() < deadline, log.stdout + log.stderr
+                time.sleep(0.3)
+        finally:
+            run(host, "rm", "--force", name)
 
 
 def closed_port() -> int:
