@@ -127,7 +127,7 @@ def _note_pixels(found: _Chunks, kind: bytes, before: bytes, data: memoryview) -
 
 
 def _note_other(found: _Chunks, kind: bytes, data: memoryview) -> None:
-    if kind == b"acTL" and len(data) == 8:
+    if kind == b"acTL" and len(data) == 8 and not found.data:
         found.frames = max(1, int.from_bytes(data[:4]))
     elif kind == b"eXIf":
         found.exif = bytes(data)
