@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 from raw_images import prepare, prepare_npz, random_images, write_folder
 
+from troika.datasets.decoding import Decoded, Form
 from troika.datasets.sources import folder as folder_source
-from troika.datasets.sources.slots import open_slots
+from troika.datasets.sources.slots import Slots, open_slots
 from troika.errors import DatasetError
 
+decode_piece = folder_source._decode_piece
 IMAGES, LABELS = random_images(150), np.arange(150) % 2
 
 
@@ -65,6 +67,33 @@ def test_a_worker_that_is_killed_is_told_and_leaves_nothing(
     source = write(tmp_path / "images")
     monkeypatch.setattr(folder_source, "_decode_piece", die)
     with pytest.raises(DatasetError, match=r"a process that decodes images of .* was ended from outside"):
+        prepare(tmp_path / "out", source)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["refused.json"]
+
+
+def die_of_one(root: str, form: Form, slots: Slots, piece: tuple[int, list[str]]) -> Decoded:
+    """As a decoder with a fault: one file among all ends the process."""
+    if "b/0101.png" in piece[1]:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return decode_piece(root, form, slots, piece)
+
+
+def die_once(root: str, form: Form, slots: Slots, piece: tuple[int, list[str]]) -> Decoded:
+    """As where memory is short: the process is ended, but not because of a file."""
+    if len(piece[1]) > 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return decode_piece(root, form, slots, piece)
+
+
+@pytest.mark.parametrize(
+    ("work", "words"), [(die_of_one, r" by b/0101\.png; take it out$"), (die_once, "; is there too little memory")]
+)
+def test_the_file_that_ends_a_worker_is_named(
+    tmp_path: Path, by_processes: None, monkeypatch: pytest.MonkeyPatch, work: object, words: str
+) -> None:
+    source = write(tmp_path / "images")
+    monkeypatch.setattr(folder_source, "_decode_piece", work)
+    with pytest.raises(DatasetError, match=rf"a process that decodes images of .* was ended from outside{words}"):
         prepare(tmp_path / "out", source)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["refused.json"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from raw_images import Made, encoded, prepare_npz, random_images
+from raw_images import Made, encoded, prepare, prepare_npz, random_images
 
 from troika.datasets.facts import facts_of
 from troika.datasets.near_duplicates import Neighbourhood
@@ -94,6 +94,12 @@ def test_copies_saved_anew_are_near_and_different_digits_are_not() -> None:
     assert Neighbourhood(thumbnails, originals, 0.04).nearest(originals) == {}
     found = Neighbourhood(thumbnails, originals, 0.04).nearest(np.arange(len(digits), len(thumbnails)))
     assert {index: other for index, (other, _) in found.items()} == {len(digits) + i: i for i in range(100)}
+
+
+def test_what_is_looked_for_leaves_the_built_in_digits_as_they_are(tmp_path: Path) -> None:
+    """Releases name their dataset by this hash; the search for copies must not change it in passing."""
+    info = prepare(tmp_path, "", source="digits", validation_share=0.15, test_share=0.15).dataset.info
+    assert info.content_hash == "sha256:f613d19bf76b49e665f6516e3dc499f3ff7bf75a23560ecef9d443050adcaef6"
 
 
 def discs(colours: list[tuple[int, int, int]], count: int, *, seed: int) -> np.ndarray:

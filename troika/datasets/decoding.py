@@ -24,6 +24,8 @@ _SMALL_BYTES = 2**24
 """A file of up to so many bytes is read by one call."""
 _MOST_BYTES = 2**30
 """A larger file is not read."""
+_MOST_WORDS = 300
+"""Characters that are kept of an exception's text."""
 Problem = Callable[[str, str], None]
 
 
@@ -130,7 +132,8 @@ def _decode(path: str, form: Form, mine: list[tuple[str, str]], sizes: list[tupl
     except Image.DecompressionBombError as error:
         raise _Unusable("oversized", str(error)) from None
     except Exception as error:
-        text = str(error).replace(path, Path(path).name)
+        text = str(error).replace(path, Path(path).name)[:_MOST_WORDS]
+        text = text.encode(errors="backslashreplace").decode()  # a file's name may be no UTF-8
         if isinstance(error, OSError) and "truncated" in text.lower():
             raise _Unusable("truncated", text) from None
         name = type(error).__name__

@@ -12,7 +12,7 @@ from troika.datasets.cores import usable_cores
 
 _DIRECTIONS = 12
 _NEIGHBOURS = 4
-_ROWS = 65536
+_ROWS = 16384
 
 Thumbnails = NDArray[np.float16]
 

@@ -1,6 +1,6 @@
 """A source of images -> a dataset folder: read once, decide, sort, write; memory does not grow with the pixels.
 
-Every image passes by once: it is parked on disk (spool.py), and some 200 bytes are noted of it (facts.py). Once
+Every image passes by once: it is parked on disk (spool.py), and some 250 bytes are noted of it (facts.py). Once
 all are known it is decided which are left out and which split each of the others belongs to, and the parked images
 are written in that order.
 """

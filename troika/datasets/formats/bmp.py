@@ -2,7 +2,7 @@
 
 import io
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from troika.datasets.formats.opened import DamagedError, OpenedFile
 
@@ -15,6 +15,8 @@ def open_bmp(content: bytes) -> OpenedFile:
     """
     try:
         image = Image.open(io.BytesIO(content), formats=("BMP",))
+    except UnidentifiedImageError:
+        raise DamagedError("the header of the BMP is damaged", "unreadable") from None
     except (OSError, ValueError) as error:
         text = str(error) or "not a BMP that is read"
         raise DamagedError(text, "truncated" if "truncated" in text.lower() else "unreadable") from None

@@ -15,9 +15,9 @@ def open_gif(content: bytes) -> OpenedFile:
     """
     try:
         image = Image.open(io.BytesIO(content), formats=("GIF",))
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError):
         if content.endswith(b";"):
-            raise DamagedError(str(error) or "the GIF holds no picture", "unreadable") from None
+            raise DamagedError("the GIF holds no picture that can be read", "unreadable") from None
         raise DamagedError("the file ends before the first picture of the GIF") from None
     try:
         several = bool(getattr(image, "is_animated", False))

@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from troika.datasets.formats.opened import DamagedError, OpenedFile
 from troika.datasets.formats.orientation import orientation_of
@@ -183,6 +183,9 @@ def _is_sound(warning: str, data: bytes | memoryview) -> bool:
 
 def _by_pillow(content: bytes) -> Image.Image:
     """Return a picture whose channels are sampled in a way that simplejpeg does not know."""
-    with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
-        image.load()
-        return image
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+            image.load()
+            return image
+    except UnidentifiedImageError:
+        raise DamagedError("the frame of the JPEG is damaged", "unreadable") from None

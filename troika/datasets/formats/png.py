@@ -1,14 +1,14 @@
-"""PNG: every checksum and every row are checked; Pillow gets the pixels' chunks alone.
+"""PNG: every checksum and every row are checked, and Pillow's decoder gets the rows alone.
 
 Texts, profiles and times do not reach Pillow, which refuses a sound picture because of them. The compressed stream
-is unpacked here, as Pillow neither counts its rows nor compares its checksum.
+is unpacked here, as Pillow does not count its rows; to hand it on unpacked costs less than to open a file would.
 """
 
-import io
 import struct
 import zlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -18,8 +18,14 @@ from troika.datasets.formats.orientation import orientation_of
 _BEGINNING = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Colour type -> channels."""
-_DEPTHS = {0: {1, 2, 4, 8, 16}, 2: {8, 16}, 3: {1, 2, 4, 8}, 4: {8, 16}, 6: {8, 16}}
-_GREY, _COLOUR = 0, 2
+_GREY, _COLOUR, _PALETTE = 0, 2, 3
+_MODES = {
+    (1, 0): ("1", "1"), (2, 0): ("L", "L;2"), (4, 0): ("L", "L;4"), (8, 0): ("L", "L"), (16, 0): ("I;16", "I;16B"),
+    (8, 2): ("RGB", "RGB"), (16, 2): ("RGB", "RGB;16B"),
+    (1, 3): ("P", "P;1"), (2, 3): ("P", "P;2"), (4, 3): ("P", "P;4"), (8, 3): ("P", "P"),
+    (8, 4): ("LA", "LA"), (16, 4): ("RGBA", "LA;16B"), (8, 6): ("RGBA", "RGBA"), (16, 6): ("RGBA", "RGBA;16B"),
+}  # fmt: skip
+"""Depth and colour type -> Pillow's mode, and its name for how pixels are stored."""
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """Of each pass of an interlaced picture: first column, first row, steps between columns and rows."""
 _REPACKED = 2**24
@@ -29,9 +35,22 @@ _MOST_TEXT = 2**20
 _RAW_PROFILES = {b"Raw profile type exif", b"Raw profile type APP1"}
 
 
+class _Header(NamedTuple):
+    width: int
+    height: int
+    depth: int
+    colour: int
+    compression: int
+    filters: int
+    interlace: int
+
+
+_NO_HEADER = _Header(0, 0, 0, 0, 0, 0, 0)
+
+
 @dataclass
 class _Chunks:
-    header: bytes = b""
+    header: _Header = _NO_HEADER
     palette: bytes = b""
     transparency: bytes = b""
     data: list[memoryview] = field(default_factory=list)
@@ -49,16 +68,19 @@ def open_png(content: bytes) -> OpenedFile:
         DamagedError: the file ends too early, or a chunk that pixels depend on is wrong.
     """
     chunks = _read_chunks(content)
-    width, height, depth, colour, compression, filters, interlace = struct.unpack(">IIBBBBB", chunks.header)
-    if depth not in _DEPTHS.get(colour, ()) or compression or filters or interlace > 1 or not width * height:
+    header = chunks.header
+    if (header.depth, header.colour) not in _MODES or not header.width * header.height:
         raise DamagedError("the PNG header is not one that the standard allows", "unreadable")
-    lines = _lines(width, height, depth * _CHANNELS[colour], interlaced=bool(interlace))
+    if header.compression or header.filters or header.interlace > 1:
+        raise DamagedError("the PNG is compressed in a way that the standard does not know", "unreadable")
+    if header.colour == _PALETTE and not chunks.palette:
+        raise DamagedError("the PNG has colours by palette and no palette", "unreadable")
     return OpenedFile(
-        (width, height),
-        partial(_decode, chunks, lines, depth, colour),
+        (header.width, header.height),
+        partial(_decode, chunks, _lines(header)),
         chunks.frames,
         orientation_of(chunks.exif, chunks.xmp),
-        deep=depth == 16,
+        deep=header.depth == 16,
     )
 
 
@@ -92,9 +114,9 @@ def _read_chunks(content: bytes) -> _Chunks:
 
 
 def _note_pixels(found: _Chunks, kind: bytes, before: bytes, data: memoryview) -> None:
-    if kind == b"IHDR" and not found.header and len(data) == 13:
-        found.header = bytes(data)
-    elif not found.header:
+    if kind == b"IHDR" and found.header is _NO_HEADER and len(data) == 13:
+        found.header = _Header._make(struct.unpack(">IIBBBBB", data))
+    elif found.header is _NO_HEADER:
         raise DamagedError("the PNG does not begin with a header", "unreadable")
     elif kind == b"PLTE":
         found.palette = bytes(data)
@@ -105,7 +127,7 @@ def _note_pixels(found: _Chunks, kind: bytes, before: bytes, data: memoryview) -
 
 
 def _note_other(found: _Chunks, kind: bytes, data: memoryview) -> None:
-    if kind == b"acTL" and len(data) == 8:
+    if kind == b"acTL" and len(data) == 8 and not found.data:
         found.frames = max(1, int.from_bytes(data[:4]))
     elif kind == b"eXIf":
         found.exif = bytes(data)
@@ -140,14 +162,16 @@ def _raw_profile(text: bytes) -> bytes:
         return b""
 
 
-def _lines(width: int, height: int, bits: int, *, interlaced: bool) -> int:
+def _lines(header: _Header) -> int:
     """Return the bytes of all rows, each with the byte that names its filter."""
-    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
-    sizes = [(-((x - width) // dx), -((y - height) // dy)) for x, y, dx, dy in passes]
+    passes = _ADAM7 if header.interlace else ((0, 0, 1, 1),)
+    bits = header.depth * _CHANNELS[header.colour]
+    sizes = [(-((x - header.width) // dx), -((y - header.height) // dy)) for x, y, dx, dy in passes]
     return sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns > 0 and rows > 0)
 
 
-def _decode(chunks: _Chunks, lines: int, depth: int, colour: int) -> Image.Image:
+def _decode(chunks: _Chunks, lines: int) -> Image.Image:
+    header = chunks.header
     packed = b"".join(chunks.data)
     if lines <= _REPACKED:
         packed = zlib.compress(_unpacked(packed, lines), 0)
@@ -155,32 +179,29 @@ def _decode(chunks: _Chunks, lines: int, depth: int, colour: int) -> Image.Image
         _check_stream(packed, lines)
     if chunks.wrong_checksum:
         raise DamagedError("a checksum of the pixels is wrong")
-    image = _load(replace(chunks, transparency=_scaled(chunks.transparency, depth, colour)), packed)
-    if depth == 16 and colour == _COLOUR and "transparency" in image.info:
-        # Pillow keeps the upper eight bits of a pixel alone.
-        image.info["transparency"] = tuple(level >> 8 for level in image.info["transparency"])
+    mode, raw_mode = _MODES[header.depth, header.colour]
+    try:
+        image = Image.frombytes(mode, (header.width, header.height), packed, "zip", raw_mode, header.interlace)
+    except ValueError:
+        raise DamagedError("a row of the PNG names a filter that there is not", "unreadable") from None
+    if mode == "P":
+        image.putpalette(chunks.palette)
+    if chunks.transparency:
+        _set_transparency(image, chunks.transparency, header)
     return image
 
 
-def _load(chunks: _Chunks, packed: bytes) -> Image.Image:
-    parts = [(b"IHDR", chunks.header), (b"PLTE", chunks.palette), (b"tRNS", chunks.transparency)]
-    written = b"".join(_chunk(kind, data) for kind, data in parts if data)
-    file = io.BytesIO(_BEGINNING + written + _chunk(b"IDAT", packed) + _chunk(b"IEND", b""))
-    with Image.open(file, formats=("PNG",)) as image:
-        image.load()
-        return image
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return len(data).to_bytes(4) + kind + data + zlib.crc32(data, zlib.crc32(kind)).to_bytes(4)
-
-
-def _scaled(transparency: bytes, depth: int, colour: int) -> bytes:
-    """Return a grey picture's transparent level as Pillow wants it, which scales pixels of 2 and 4 bits alone."""
-    if colour != _GREY or depth not in (2, 4) or len(transparency) < 2:
-        return transparency
-    levels = 1 << depth
-    return (int.from_bytes(transparency[:2]) % levels * (255 // (levels - 1))).to_bytes(2)
+def _set_transparency(image: Image.Image, levels: bytes, header: _Header) -> None:
+    """Let Pillow know which colours are transparent, on the scale of its pixels."""
+    if header.colour == _PALETTE:
+        image.info["transparency"] = levels
+    elif header.colour == _GREY and len(levels) >= 2:
+        level = int.from_bytes(levels[:2])
+        image.info["transparency"] = level if header.depth == 16 else level * (255 // ((1 << header.depth) - 1))
+    elif header.colour == _COLOUR and len(levels) >= 6:
+        # Of 16 bits, Pillow keeps a pixel's upper eight.
+        shift = header.depth - 8
+        image.info["transparency"] = tuple(level >> shift for level in struct.unpack(">HHH", levels[:6]))
 
 
 def _unpacked(packed: bytes, lines: int) -> bytes:

@@ -119,27 +119,41 @@ def _blocks(root: Path, layout: Layout, form: Form, scratch: Path) -> Iterator[B
             decoded = decode_files(_paths(str(root), [names[i] for i in piece]), form)
             yield _block(decoded, piece, names, labels, classes)
         return
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
     # A slot for each piece on its way, as long as they do not take too much.
     most = min(most_on_their_way(), len(pieces), max(2, _MOST_SLOT_BYTES // (step * int(np.prod(shape)))))
+    finished = 0
     try:
-        # The workers are all the threads that there should be: others would spin beside them.
-        with (
-            open_slots(scratch, most, step, shape) as slots,
-            ProcessPoolExecutor(
-                usable_cores(), mp_context=context, initializer=threadpool_limits, initargs=(1,)
-            ) as pool,
-        ):
+        with open_slots(scratch, most, step, shape) as slots, _workers(usable_cores()) as pool:
             numbered = enumerate([names[i] for i in piece] for piece in pieces)
             done = bounded_map(pool, partial(_decode_piece, str(root), form, slots), numbered, most)
             for number, (piece, decoded) in enumerate(zip(pieces, done, strict=True)):
                 images = slots[number][: len(decoded.positions)]
+                finished = number + 1
                 yield _block(replace(decoded, images=images), piece, names, labels, classes)
     except BrokenProcessPool:
-        raise DatasetError(
-            f"a process that decodes images of {root} was ended from outside; is there too little memory?"
-        ) from None
+        begun = [names[index] for piece in pieces[finished : finished + most] for index in piece]
+        deadly = _find_deadly(str(root), form, begun, scratch)
+        cause = f" by {sayable(deadly)}; take it out" if deadly else "; is there too little memory?"
+        raise DatasetError(f"a process that decodes images of {root} was ended from outside{cause}") from None
+
+
+def _workers(count: int) -> ProcessPoolExecutor:
+    """Return processes that decode: all the threads that there should be, as others would spin beside them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return ProcessPoolExecutor(count, mp_context=context, initializer=threadpool_limits, initargs=(1,))
+
+
+def _find_deadly(root: str, form: Form, names: Sequence[str], scratch: Path) -> str | None:
+    """Return the file that ends a process which decodes it alone; None if there is none such."""
+    shape = (form.size[1], form.size[0], form.channels)
+    with open_slots(scratch, 1, 1, shape) as slots, _workers(1) as pool:
+        for name in names:
+            try:
+                pool.submit(_decode_piece, root, form, slots, (0, [name])).result()
+            except BrokenProcessPool:
+                return name
+    return None
 
 
 def _decode_piece(root: str, form: Form, slots: Slots, piece: tuple[int, list[str]]) -> Decoded:
