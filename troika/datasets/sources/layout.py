@@ -118,7 +118,7 @@ def _step_in(tree: Tree, at: str, layout: Layout) -> tuple[str, list[str], list[
             break
         at, (folders, files) = folders[0], below
         if at.count("/") > _DEEPEST:
-            raise DatasetError(f"{tree.root / at}: its folders lie in one another without end")
+            raise DatasetError(f"{tree.root}: its folders, or links to them, lie in one another without end")
     if at != start:
         layout.remarks.append(f"class folders are those in {sayable(at)}, the only folder")
     return at, folders, files
