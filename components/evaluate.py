@@ -176,6 +176,10 @@ def _champion(path: Path, bundle: Bundle, data: Dataset, scratch: Path, params: 
     if made != wanted:
         note = f"the champion makes other images ({made}, not {wanted}), so limits alone count"
         return _Released(None, record, note, environment)
+    classes = list(data.info.classes)
+    if champion.spec.get("conditional") and champion.spec.get("classes", classes) != classes:
+        note = "the champion's labels stand for other classes, or for them in another order, so limits alone count"
+        return _Released(None, record, note, environment)
     return _Released(
         OnnxGenerator(champion.graph), record, f"the champion is version {record.version}", environment
     )
