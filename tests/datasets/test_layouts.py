@@ -164,7 +164,9 @@ def test_folders_that_may_be_splits_or_classes_are_asked_about(
 
 
 def test_a_class_may_be_called_train(pictures: Pictures) -> None:
-    assert run(pictures.write("train").write("bus")).dataset.info.classes == ("bus", "train")
+    made = run(pictures.write("train").write("bus"))
+    assert made.dataset.info.classes == ("bus", "train")
+    assert remarks(made) == "train is taken for a class, though it is called like a split"
 
 
 @pytest.mark.parametrize("folders", [["cat", "dog"], ["val/cat", "test/cat"]])
