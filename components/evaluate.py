@@ -177,14 +177,23 @@ def _champion(path: Path, bundle: Bundle, data: Dataset, scratch: Path, params: 
     if record.digest == bundle.digest:
         return _Released(None, record, "it is the champion itself, so limits alone count", environment)
     champion = fetch(store, record.model, record.digest, scratch / "champion", public_key=local.verify_key())
-    made = {name: champion.spec.get(name) for name in ("image_shape", "num_classes")}
-    wanted = {"image_shape": list(data.info.shape), "num_classes": len(data.info.classes)}
-    if made != wanted:
-        note = f"the champion makes other images ({made}, not {wanted}), so limits alone count"
-        return _Released(None, record, note, environment)
+    if problem := _not_comparable(champion, data):
+        return _Released(None, record, f"{problem}, so limits alone count", environment)
     return _Released(
         OnnxGenerator(champion.graph), record, f"the champion is version {record.version}", environment
     )
+
+
+def _not_comparable(champion: Bundle, data: Dataset) -> str | None:
+    """Return why the champion's images cannot be held beside those of this dataset; None if they can."""
+    made = {name: champion.spec.get(name) for name in ("image_shape", "num_classes")}
+    wanted = {"image_shape": list(data.info.shape), "num_classes": len(data.info.classes)}
+    if made != wanted:
+        return f"the champion makes other images ({made}, not {wanted})"
+    classes = list(data.info.classes)
+    if champion.spec.get("conditional") and champion.spec.get("classes", classes) != classes:
+        return "the champion's labels stand for other classes, or for them in another order"
+    return None
 
 
 def _self_test(real: RealSide, judged: Judged, params: EvaluateParams) -> list[SelfTestRow]:

@@ -17,15 +17,15 @@ from components.step import run_step
 from troika.datasets.contract import Dataset, DatasetInfo
 from troika.datasets.drift import Drift, Profile, compare, profile_of
 from troika.datasets.dvc_hash import dvc_hash
-from troika.datasets.dvc_source import fetch
+from troika.datasets.dvc_source import fetch, resolve
 from troika.datasets.preparation import SplitParams, prepare
 from troika.datasets.problems import Findings
 from troika.datasets.report import write_report
 from troika.datasets.sources import open_source
 from troika.datasets.sources.idx import labels_beside
 from troika.datasets.sources.settings import SourceParams
-from troika.datasets.sources.source import ImageSource
-from troika.errors import DatasetError
+from troika.datasets.sources.source import ImageSource, sayable
+from troika.errors import DatasetError, TroikaError
 from troika.folders import replace_folder, write_atomic
 
 
@@ -59,8 +59,8 @@ def prepare_data(dataset: Path, report: Path, refused: Path, params: PrepareData
         DatasetError: the source is unreadable or empty, a policy says fail, too many images are left out, or a
             class is missing.
     """
-    previous = _read_previous(params, dataset.parent)
     findings = Findings(params.policies)
+    previous = _read_previous(params, dataset.parent, findings)
     with replace_folder(dataset) as new, _opened(params, params.dvc.rev, new) as source:
         try:
             prepared = prepare(new, source, params, findings, refused)
@@ -90,12 +90,29 @@ def _opened(params: PrepareDataParams, rev: str, scratch: Path) -> Iterator[Imag
         yield replace(source, origin=origin, description=description)
 
 
-def _read_previous(params: PrepareDataParams, scratch: Path) -> Profile | None:
-    """The earlier version to compare with; a revision is prepared like this one, and forgotten."""
+def _read_previous(params: PrepareDataParams, scratch: Path, findings: Findings) -> Profile | None:
+    """Return the earlier version to compare with; a revision is prepared like this one, and forgotten.
+
+    One that is there and cannot be used by today's rules is not compared with, and told in `findings`: the past
+    must not fail the present.
+    """
     if not params.previous:
         return None
-    if not params.dvc.repo:
-        return profile_of(Dataset.open(Path(params.previous)))
+    # A name that stands for nothing is a slip of this run.
+    if params.dvc.repo:
+        resolve(params.dvc.repo, params.previous)
+    elif not (Path(params.previous) / "dataset.json").exists():
+        raise DatasetError(f"previous: {params.previous} is not a dataset: it has no dataset.json")
+    try:
+        if not params.dvc.repo:
+            return profile_of(Dataset.open(Path(params.previous)))
+        return _prepare_previous(params, scratch)
+    except TroikaError as error:
+        findings.remarks.append(f"drift: not compared with {sayable(params.previous)}: {error}")
+        return None
+
+
+def _prepare_previous(params: PrepareDataParams, scratch: Path) -> Profile:
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".previous-", dir=scratch) as folder:
         new = Path(folder)

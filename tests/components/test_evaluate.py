@@ -264,12 +264,19 @@ def test_a_champion_that_cannot_be_fetched_stops_the_run(made: Paths, twin: Path
     )
 
 
-def test_a_champion_of_other_images_cannot_be_compared_with(
-    made: Paths, champion: Path, twin: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"image_shape": [16, 16, 3]}, "the champion makes other images"),
+        ({"classes": list("1023456789")}, "the champion's labels stand for other classes, or for them in another"),
+    ],
+)
+def test_a_champion_of_other_images_or_labels_cannot_be_compared_with(
+    made: Paths, champion: Path, twin: Path, tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
     other = shutil.copytree(made.bundle, tmp_path / "other")
     opened = Bundle.open(other)
-    seal(other, "tiny", {**opened.spec, "image_shape": [16, 16, 3]}, opened.lineage)
+    seal(other, "tiny", {**opened.spec, **changes}, opened.lineage)
     digest = Bundle.open(other).digest
     verdict = {**json.loads(made.verdict.read_text()), "bundle_digest": digest}
     published = publish(Bundle.open(other), verdict, tmp_path / "store")
@@ -279,7 +286,7 @@ def test_a_champion_of_other_images_cannot_be_compared_with(
         made, tmp_path, bundle=twin, champion=tmp_path / "champion.json", champion_={"must": "beat"}
     )
     assert (decision, judged["challenge"]) == ("promote", None)
-    assert judged["champion_note"].startswith("the champion makes other images")
+    assert judged["champion_note"].startswith(words)
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"model": "tiny"}', '{"digest": 3, "store": "x"}', "null"])

@@ -165,3 +165,19 @@ def test_errors_reach_the_command_line_as_one_message(tmp_path: Path) -> None:
     code, text = run_quietly("prepare_data", *paths, *params)
     assert code == 0
     assert re.fullmatch(r"\d+ train, \d+ validation, \d+ test; 0 refused; 10 classes, \(8, 8, 1\) pixels\n", text)
+
+
+def test_a_previous_dataset_that_is_damaged_is_not_compared_with_and_one_that_is_not_there_is_named(
+    tmp_path: Path,
+) -> None:
+    path = write_npz(tmp_path)
+    prepare(tmp_path / "old", path)
+    good = json.loads((tmp_path / "old" / "dataset" / "dataset.json").read_text())
+    prepare(tmp_path, path, previous=str(tmp_path / "old" / "dataset"))
+    assert json.loads((tmp_path / "refused.json").read_text())["remarks"] == []
+    (tmp_path / "old" / "dataset" / "dataset.json").write_text(json.dumps({**good, "schema_version": 1}))
+    prepare(tmp_path, path, previous=str(tmp_path / "old" / "dataset"))
+    (words,) = json.loads((tmp_path / "refused.json").read_text())["remarks"]
+    assert words.startswith(f"drift: not compared with {tmp_path}/old/dataset: ")
+    with pytest.raises(DatasetError, match=f"previous: {tmp_path}/odl is not a dataset"):
+        prepare(tmp_path, path, previous=str(tmp_path / "odl"))

@@ -38,6 +38,16 @@ def begin(folder: Path, *tracked: str, subdir: str = "") -> Path:
     return folder
 
 
+def add(folder: Path, path: str) -> None:
+    """Track what has changed at a path, push it and commit."""
+    from dvc.repo import Repo
+
+    with Repo(str(folder)) as repo:
+        repo.add(str(folder / path), glob=False)
+        repo.push()
+    commit(folder)
+
+
 def add_remote(folder: Path, url: str) -> None:
     with (folder / ".dvc" / "config").open("a") as file:
         file.write(f"[core]\n    remote = store\n['remote \"store\"']\n    url = {url}\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dvc_repositories import apart, begin, commit, git, push
+from dvc_repositories import add, apart, begin, commit, git, push
 from raw_images import prepare, random_images, write_folder
 
 from troika.datasets.dvc_source import fetch, resolve
@@ -196,6 +196,29 @@ def test_a_list_of_files_that_is_not_what_was_pushed_is_refused(
     (tmp_path / "in").mkdir()
     with pytest.raises(DatasetError, match="the list of files in images is not what was pushed: its md5 is"):
         fetch(f"file://{repository}", "main", path, tmp_path / "in")
+
+
+def test_a_previous_revision_that_fails_todays_policies_does_not_fail_a_good_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apart(tmp_path, monkeypatch)
+    root = tmp_path / "set"
+    write_folder(root / "images", random_images(60, size=(8, 8)), np.arange(60) % 2)
+    (root / "images" / "a" / "bad.png").write_bytes(b"no image")
+    begin(root, "images")
+    push(root, str(tmp_path / "store"))
+    git(root, "tag", "old")
+    (root / "images" / "a" / "bad.png").unlink()
+    add(root, "images")
+    where = {"dvc": {"repo": str(root), "rev": "main"}, "policies": {"unreadable": "fail"}}
+    made = prepare(tmp_path / "out", "images", previous="old", **where)
+    (words,) = [words for words in made.refused["remarks"] if words.startswith("drift:")]
+    assert words.startswith("drift: not compared with old: a/bad.png: unreadable: ")
+    assert "drift: not compared with old" in made.report
+    compared = prepare(tmp_path / "out", "images", previous="old", dvc=where["dvc"])
+    assert "added</td>" in compared.report, "the control: by other policies it is compared"
+    with pytest.raises(DatasetError, match="unknown Git revision 'odl'"):
+        prepare(tmp_path / "out", "images", previous="odl", **where)
 
 
 def test_a_single_idx_file_finds_its_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from raw_images import Made, prepare, random_images
 from troika.cli_data import set_version
 from troika.datasets.contract import SPLITS
 from troika.datasets.sources.layout import split_of
-from troika.datasets.sources.tree import is_no_image
+from troika.datasets.sources.tree import is_no_image, natural
 from troika.errors import DatasetError, ParameterError
 
 SHARE = {"validation_share": 0.2, "test_share": 0.2}
@@ -164,7 +164,9 @@ def test_folders_that_may_be_splits_or_classes_are_asked_about(
 
 
 def test_a_class_may_be_called_train(pictures: Pictures) -> None:
-    assert run(pictures.write("train").write("bus")).dataset.info.classes == ("bus", "train")
+    made = run(pictures.write("train").write("bus"))
+    assert made.dataset.info.classes == ("bus", "train")
+    assert remarks(made) == "train is taken for a class, though it is called like a split"
 
 
 @pytest.mark.parametrize("folders", [["cat", "dog"], ["val/cat", "test/cat"]])
@@ -178,7 +180,7 @@ def test_given_splits_that_are_not_there_are_named(pictures: Pictures, folders: 
 def test_a_class_that_is_in_one_split_alone_is_named(pictures: Pictures) -> None:
     for name in ("train", "val", "test"):
         pictures.write(f"{name}/cat")
-    with pytest.raises(DatasetError, match=r"class 'owl' has no image in the validation split"):
+    with pytest.raises(DatasetError, match=r"'owl' has no image in the validation .* or set splits to hashed"):
         run(pictures.write("train/owl"))
 
 
@@ -233,6 +235,14 @@ def test_class_names_with_numbers_are_in_the_order_of_the_numbers(pictures: Pict
     made = run(pictures)
     assert made.dataset.info.classes == tuple(map(str, range(12)))
     assert pictures.where(made)["10/000.png"][0] == "10"
+
+
+def test_the_order_of_names_depends_on_nothing_but_the_names() -> None:
+    names = ["01", "1", "001", "2", "10", "a10", "a9", "b", "a", "A", "1.5", "-1", "٣"]
+    expected = ["001", "01", "1", "1.5", "2", "٣", "10", "-1", "A", "a", "a9", "a10", "b"]
+    for seed in range(5):
+        shuffled = np.random.default_rng(seed).permutation(names).tolist()
+        assert sorted(shuffled, key=natural) == expected, seed
 
 
 def test_what_is_no_image_by_its_name_is_left_out_and_does_not_count(pictures: Pictures) -> None:
@@ -297,6 +307,22 @@ def test_links_to_class_folders_are_followed_if_asked_for_and_changes_behind_the
     assert version_of(pictures.root) == before
     elsewhere.put("dogs/young/new.png")
     assert version_of(pictures.root) != before
+
+
+def test_images_that_are_all_links_to_elsewhere_are_named_and_used_if_asked_for(
+    pictures: Pictures, tmp_path: Path
+) -> None:
+    """As DVC lays a folder out where its cache is linked."""
+    for folder in ("cat", "dog"):
+        (pictures.root / folder).mkdir(parents=True)
+        for number in range(40):
+            target = pictures.put(f"{folder}/{number}.png").rename(tmp_path / f"{folder}{number}")
+            (pictures.root / folder / f"{number}.png").symlink_to(target)
+    with pytest.raises(
+        DatasetError, match=r"outside_link: .*cat/0\.png, as all 80 files, is a link to a file outside"
+    ):
+        run(pictures)
+    assert sum(run(pictures, policies={"outside_link": "warn"}).dataset.info.counts.values()) == 80
 
 
 def test_links_in_a_circle_are_named_and_end(pictures: Pictures) -> None:

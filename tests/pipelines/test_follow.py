@@ -113,7 +113,7 @@ def test_a_run_that_was_tried_again_is_not_tried_a_third_time(fake: FakeKubeflow
     ]
     again["finished_at"] = "2026-11-28T06:52:00Z"
     fake.plays = [recorded(DELETED), again]
-    status, output = follow(fake)
+    status, _ = follow(fake)
     assert status == 1
     assert len(fake.asked("POST", "/runs/r0:retry")) == 1
     fake.plays = [again]  # and another time by somebody else

@@ -120,7 +120,7 @@ def _prepare(
         findings.check_share(source.count, params.max_refused_share, lambda: listed_in)
         classes = check_set(source, facts, labels, splits, params.max_class_ratio, findings)
         check_not_empty({name: int((splits == number).sum()) for number, name in enumerate(SPLITS)})
-        check_every_class_everywhere(splits, labels, classes)
+        check_every_class_everywhere(splits, labels, classes, given=source.given is not None)
         info = _write(folder, spool, replace(source, classes=classes), facts, labels, splits, params)
     (folder / _SPOOL).rmdir()
     return Prepared(info, facts, labels, splits, sizes, source.count)

@@ -48,13 +48,14 @@ def key_order(keys: Keys, labels: NDArray[np.int64], indices: NDArray[np.int64])
 
 
 def check_every_class_everywhere(
-    numbers: NDArray[np.int8], labels: NDArray[np.int64], classes: tuple[str, ...]
+    numbers: NDArray[np.int8], labels: NDArray[np.int64], classes: tuple[str, ...], *, given: bool
 ) -> None:
-    """Raise DatasetError if a class has no image in some split."""
+    """Raise DatasetError if a class has no image in some split; `given`: the source's own splits are used."""
+    advice = "or set splits to hashed" if given else "or larger shares"
     for number, name in enumerate(SPLITS):
         found = np.bincount(labels[numbers == number], minlength=len(classes))
         if not found.all():
             raise DatasetError(
                 f"class {classes[int(found.argmin())]!r} has no image in the {name} split "
-                f"({found.sum()} images); give more images of it or larger shares"
+                f"({found.sum()} images); give more images of it {advice}"
             )

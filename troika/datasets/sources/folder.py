@@ -52,7 +52,14 @@ def open_folder(params: SourceParams) -> ImageSource:
     if not root.is_dir():
         raise DatasetError(f"{root} is not a folder; path must name a folder of images")
     layout = read_layout(Tree(root, follow_outside=params.policies.outside_link == "warn"), params.splits)
-    form = _form(params, root, [layout.names[index] for index in _usable(layout, params.policies)])
+    usable = [layout.names[index] for index in _usable(layout, params.policies)]
+    if not usable:
+        note = layout.notes[0]
+        raise DatasetError(
+            f"{note.problem}: {root / sayable(layout.names[0])}, as all {len(layout.names)} files, is "
+            f"{note.detail}; set policies.outside_link to warn to follow links"
+        )
+    form = _form(params, root, usable)
     splits = ", its own splits" if layout.splits else ""
     return ImageSource(
         origin=Origin(kind="folder", path=sayable(root.resolve().name)),

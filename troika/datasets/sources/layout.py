@@ -84,7 +84,7 @@ def read_layout(tree: Tree, splits: SplitsParam) -> Layout:
     layout = Layout()
     at, folders, files = _step_in(tree, "", layout)
     _refuse_both(tree, at, folders, files)
-    parts = {} if splits == "classes" else _parts(tree, at, folders)
+    parts = {} if splits == "classes" else _parts(tree, at, folders, layout)
     if parts:
         _add_parts(tree, parts, splits, layout)
     elif folders:
@@ -118,7 +118,7 @@ def _step_in(tree: Tree, at: str, layout: Layout) -> tuple[str, list[str], list[
             break
         at, (folders, files) = folders[0], below
         if at.count("/") > _DEEPEST:
-            raise DatasetError(f"{tree.root / at}: its folders lie in one another without end")
+            raise DatasetError(f"{tree.root}: its folders, or links to them, lie in one another without end")
     if at != start:
         layout.remarks.append(f"class folders are those in {sayable(at)}, the only folder")
     return at, folders, files
@@ -141,7 +141,7 @@ def _refuse_both(tree: Tree, at: str, folders: Sequence[str], files: Sequence[Fo
             raise DatasetError(f"{file.note.problem}: {tree.root / file.name} is {file.note.detail}")
 
 
-def _parts(tree: Tree, at: str, folders: Sequence[str]) -> dict[str, SplitName]:
+def _parts(tree: Tree, at: str, folders: Sequence[str], layout: Layout) -> dict[str, SplitName]:
     """Folder -> split, where all folders are called like splits; empty: they are classes."""
     sides = [_base(folder) for folder in folders if _SPLIT_AND_SIDE.fullmatch(_base(folder).casefold())]
     if len(sides) > 1:
@@ -159,6 +159,9 @@ def _parts(tree: Tree, at: str, folders: Sequence[str]) -> dict[str, SplitName]:
             f"{tree.root / at} holds {', '.join(map(_base, found))}, which are called like splits, beside "
             f"{', '.join(others[:5])}; give a folder of splits alone or of classes alone, or set splits to classes"
         )
+    if found:
+        names = sayable(", ".join(map(_base, found)))
+        layout.remarks.append(f"{names} is taken for a class, though it is called like a split")
     return {}
 
 

@@ -144,9 +144,10 @@ class Tree:
         return real != self._real and not real.startswith(self._real.rstrip("/") + "/")
 
 
-def natural(name: str) -> list[str | int]:
-    """Return a key that sorts 2 before 10."""
-    return [int(part) if number % 2 else part for number, part in enumerate(re.split(r"(\d+)", name))]
+def natural(name: str) -> tuple[list[str | int], str]:
+    """Return a key that sorts 2 before 10; names that differ in leading zeros alone by their text."""
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if number % 2 else part for number, part in enumerate(parts)], name
 
 
 def is_no_image(name: str, is_folder: bool) -> bool:
