@@ -3,6 +3,7 @@
 Each check says pass, warn or fail, and how to mend it. Checks only what it is told of; changes nothing that stays.
 """
 
+import re
 import shutil
 import tempfile
 import uuid
@@ -11,10 +12,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from troika import doctor_kubeflow
+from troika.credentials import without_credentials
 from troika.doctor_kubeflow import Cluster, Finding
 from troika.errors import TroikaError, install_hint
+from troika.serving.address import check_host_port, is_local
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 _ENOUGH_SHARED_MEMORY = 256 * 2**20
@@ -59,7 +64,7 @@ def examine(where: Surroundings) -> Iterator[Finding]:
         except TroikaError as error:
             yield Finding("fail", name, str(error))
         except Exception as error:
-            yield Finding("fail", name, f"{type(error).__name__}: {error}")
+            yield Finding("fail", name, without_credentials(f"{type(error).__name__}: {error}"))
 
 
 def _framework() -> Finding:
@@ -163,13 +168,14 @@ def _triton(address: str) -> Finding:
 
     from troika.serving.triton_version import complaint  # noqa: PLC0415
 
-    name, base = "Triton", f"http://{address}/v2"
+    name, base = "Triton", f"http://{check_host_port(address, '--triton')}/v2"
+    session = _session(base)
     try:
-        answer = requests.get(base, timeout=_SECONDS)
+        answer = session.get(base, timeout=_SECONDS)
         answer.raise_for_status()
         found = answer.json()
-        ready = requests.get(f"{base}/health/ready", timeout=_SECONDS).ok
-        closed = requests.post(f"{base}/repository/index", timeout=_SECONDS).status_code != requests.codes.ok
+        ready = session.get(f"{base}/health/ready", timeout=_SECONDS).ok
+        closed = session.post(f"{base}/repository/index", timeout=_SECONDS).status_code != requests.codes.ok
     except (requests.RequestException, ValueError) as error:
         return Finding(
             "fail",
@@ -188,6 +194,16 @@ def _triton(address: str) -> Finding:
     if wrong := complaint(str(found.get("version", "unknown"))):
         return Finding("warn", name, wrong, "take a newer image; let nobody reach this one but by the front")
     return Finding("pass", name, f"{said}, ready, its model control is closed")
+
+
+def _session(url: str) -> Any:
+    """Return a session of requests, which asks no proxy for an address of this machine."""
+    import requests  # noqa: PLC0415
+
+    session = requests.Session()
+    host = urlsplit(url).netloc.rpartition("@")[2]
+    session.trust_env = not is_local(host if re.search(r":\d+$", host) else f"{host}:80")
+    return session
 
 
 def _own_triton() -> Finding:

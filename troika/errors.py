@@ -28,9 +28,17 @@ TroikaError
 
 from typing import ClassVar
 
+from troika.credentials import without_credentials
+
 
 class TroikaError(Exception):
-    """Base of all errors that are meant to be read by the user; commands print it without a traceback."""
+    """Base of all errors that are meant to be read by the user; commands print it without a traceback.
+
+    What a URL in its message holds of user, password or query is left out: messages end up in logs and reports.
+    """
+
+    def __str__(self) -> str:
+        return without_credentials(super().__str__())
 
     exit_status: ClassVar[int] = 1
     """What a command ends with."""

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from troika.releases.keys import key_file
 from troika.releases.pointer import ensure_local_remote
 
 HOME = Path(".troika")
@@ -31,11 +32,9 @@ def environment() -> str:
 
 def signing_key() -> Path | None:
     """`TROIKA_SIGNING_KEY`: PEM file to sign with what is published; None: nothing is signed."""
-    given = os.environ.get("TROIKA_SIGNING_KEY")
-    return Path(given) if given else None
+    return key_file("TROIKA_SIGNING_KEY")
 
 
 def verify_key() -> Path | None:
     """`TROIKA_VERIFY_KEY`: PEM file of whose signature is asked for; None: none is asked for."""
-    given = os.environ.get("TROIKA_VERIFY_KEY")
-    return Path(given) if given else None
+    return key_file("TROIKA_VERIFY_KEY")

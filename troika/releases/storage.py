@@ -283,7 +283,12 @@ def open_storage(store: str | Path) -> Storage:
         return Folder(Path(text).expanduser().absolute())
     url = urlsplit(text)
     if url.scheme in _LIBRARIES:
-        if not url.netloc or url.query or url.fragment or url.username:
+        if "@" in text:
+            raise StoreError(
+                f"model store {text} is not usable: no user, key or password belongs into its URL; give "
+                f"{url.scheme}://bucket, and the key by the environment, as the store's own tools take it"
+            )
+        if not url.netloc or url.query or url.fragment:
             raise StoreError(
                 f"model store {text} is not usable: give {url.scheme}://bucket or {url.scheme}://bucket/folder"
             )
@@ -294,7 +299,7 @@ def open_storage(store: str | Path) -> Storage:
         )
     if url.netloc not in {"", "localhost"} or not url.path:
         raise StoreError(
-            f"model store {text} names the host {url.netloc!r}; write file:///path with three slashes"
+            f"model store {text} names the host {url.hostname!r}; write file:///path with three slashes"
         )
     return Folder(Path(unquote(url.path)))
 

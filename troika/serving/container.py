@@ -2,7 +2,8 @@
 
     python -m troika.serving.container
 
-Settings are environment variables, which `--help` lists. Exit status 1: the model must not be served, or Triton or
+Settings are environment variables, which `--help` lists. TROIKA_ADMIN_KEY, or the file TROIKA_ADMIN_KEY_FILE,
+opens Triton's management, which is closed otherwise. Exit status 1: the model must not be served, or Triton or
 one of its model processes has died; Kubernetes then starts the container again. SIGTERM lets requests end.
 """
 
@@ -16,13 +17,16 @@ import typer
 
 from troika.errors import ParameterError, ServerError, TroikaError
 from troika.releases.bundle import Bundle
-from troika.serving.model_fetch import fetch_model
+from troika.releases.keys import admin_key
+from troika.serving.health import STATE_FILE
+from troika.serving.model_fetch import VerifyKey, fetch_model, verify_key_of
 from troika.serving.triton import TritonServer, stop_on_signals
 from troika.serving.triton_process import find_installation
 from troika.serving.triton_version import OLDEST_SAFE, complaint
 
 _TRITON = Path("/opt/tritonserver/bin/tritonserver")
 _TARGET = Path("/models/bundle")
+_SHOWN_AT_ONCE = 2**16
 
 
 def main(
@@ -35,19 +39,13 @@ def main(
         typer.Option(envvar="TROIKA_STORE", help="URL of the model store; without it the bundle must be there."),
     ] = None,
     model: Annotated[str | None, typer.Option(envvar="TROIKA_MODEL", help="Its name, with a store.")] = None,
-    verify_key: Annotated[
-        Path | None,
-        typer.Option(envvar="TROIKA_VERIFY_KEY", help="PEM public key; only what it signed is taken."),
-    ] = None,
+    verify_key: VerifyKey = None,
     graph_backend: Annotated[
         str | None,
         typer.Option(
             envvar="TROIKA_GRAPH_BACKEND",
             help="onnxruntime, cuda or tensorrt: Triton's own backend; default: ONNX Runtime in Python.",
         ),
-    ] = None,
-    admin_key: Annotated[
-        str | None, typer.Option(envvar="TROIKA_ADMIN_KEY", help="Opens Triton's management; default: closed.")
     ] = None,
     http_port: Annotated[int, typer.Option(envvar="TROIKA_HTTP_PORT", min=1, max=65535)] = 8000,
     grpc_port: Annotated[int, typer.Option(envvar="TROIKA_GRPC_PORT", min=1, max=65535)] = 8001,
@@ -77,18 +75,24 @@ def main(
 ) -> None:
     """Serve one model release over HTTP and gRPC."""
     try:
+        key = verify_key_of(verify_key)
         _check_version(find_installation(tritonserver).version or OLDEST_SAFE, allow_old_triton)
         if store is not None:
             if model is None:
                 raise ParameterError("TROIKA_MODEL must name the model, since TROIKA_STORE is given")
-            fetch_model(store, model, digest, target, verify_key)
+            fetch_model(store, model, digest, target, key)
+        elif key is not None:
+            raise ParameterError(
+                "TROIKA_VERIFY_KEY needs TROIKA_STORE: a signature is in the store, not in the bundle"
+            )
         bundle = Bundle.open(target, digest)
         print(f"{bundle.model} {bundle.digest}: every byte is as it was published", flush=True)
         server = TritonServer(
             target, expected_digest=digest, address=address,
             http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port,
-            tritonserver=tritonserver, graph_backend=graph_backend, admin_key=admin_key,
-            start_seconds=start_seconds, exit_seconds=exit_seconds, arguments=ageing(grpc_connection_seconds),
+            tritonserver=tritonserver, graph_backend=graph_backend, admin_key=admin_key(),
+            start_seconds=start_seconds, exit_seconds=exit_seconds, state_file=STATE_FILE,
+            arguments=ageing(grpc_connection_seconds),
         )  # fmt: skip
         with stop_on_signals(), server:
             _check_version(server.triton_version, allow_old_triton)
@@ -116,10 +120,16 @@ def _check_version(found: str, allowed: bool) -> None:
 
 
 def _show(log: Path) -> None:
-    """Print what Triton writes, as a container's log should hold it."""
+    """Print what Triton writes, as a container's log should hold it; of very much at once, the ends."""
     with log.open(encoding="utf-8", errors="replace") as file:
         while True:
+            if log.stat().st_size < file.tell():
+                file.seek(0)  # what it held was moved aside, see log_limit.py
             text = file.read()
+            if len(text) > _SHOWN_AT_ONCE:
+                left_out = len(text) - _SHOWN_AT_ONCE
+                half = _SHOWN_AT_ONCE // 2
+                text = f"{text[:half]}\n... {left_out} characters left out ...\n{text[-half:]}"
             if text:
                 print(text, end="", flush=True)
             time.sleep(0.5)

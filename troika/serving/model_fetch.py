@@ -14,7 +14,12 @@ import typer
 
 from troika.errors import BundleError, TroikaError
 from troika.releases.bundle import Bundle
+from troika.releases.keys import check_key_file, key_file
 from troika.releases.store import MAX_BUNDLE_BYTES, fetch
+
+VerifyKey = Annotated[
+    str | None, typer.Option(help="PEM public key; only what it signed is taken. Default: TROIKA_VERIFY_KEY.")
+]
 
 
 def main(
@@ -28,19 +33,26 @@ def main(
             help="Folder to write, whole or not at all; in a volume, not the volume itself.",
         ),
     ],
-    verify_key: Annotated[
-        Path | None, typer.Option(envvar="TROIKA_VERIFY_KEY", help="PEM public key; only what it signed is taken.")
-    ] = None,
+    verify_key: VerifyKey = None,
     max_bytes: Annotated[
         int, typer.Option(envvar="TROIKA_MAX_BUNDLE_BYTES", min=1, help="The largest bundle that is taken.")
     ] = MAX_BUNDLE_BYTES,
 ) -> None:
     """Fetch a bundle and check every byte of it. Exit status 1: it must not be served; nothing is left."""
     try:
-        fetch_model(store, model, digest, target, verify_key, max_bytes)
+        fetch_model(store, model, digest, target, verify_key_of(verify_key), max_bytes)
     except TroikaError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
+
+
+def verify_key_of(option: str | None) -> Path | None:
+    """Return the public key of the command's option or of TROIKA_VERIFY_KEY, which may not be empty; None: no key.
+
+    Raises:
+        ParameterError: it is empty, or no file.
+    """
+    return key_file("TROIKA_VERIFY_KEY") if option is None else check_key_file(option, "--verify-key")
 
 
 def fetch_model(

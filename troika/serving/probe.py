@@ -17,6 +17,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from troika.credentials import without_credentials
 from troika.errors import ParameterError, ReleaseError, ServerError, StoreError, TroikaError
 from troika.quality.measures import labels_to_ask_for
 from troika.serving.address import check_host_port, split_host_port
@@ -170,10 +171,11 @@ class QualityProbe:
         release = (promise.environment, promise.model, promise.digest, promise.version, self._source.name)
         replace_all(metrics.release, {release: 1})
         self._store_up = False
-        replace_all(metrics.store_up, {(promise.store,): 0})
+        store = without_credentials(promise.store)
+        replace_all(metrics.store_up, {(store,): 0})
         self._promised = read_promised(promise, self._promised)
         self._store_up = True
-        replace_all(metrics.store_up, {(promise.store,): 1})
+        replace_all(metrics.store_up, {(store,): 1})
         replace_all(metrics.quality_watched, {(promise.model,): float(self._promised is not None)})
         self._show_promised(promise.model)
         # Last, so that what failed is tried again in the next round.

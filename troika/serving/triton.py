@@ -7,7 +7,7 @@ model is current; the Git pointer does (`serve_release`).
 import json
 import logging
 import os
-import secrets
+import re
 import signal
 import subprocess
 import tempfile
@@ -25,30 +25,37 @@ from filelock import FileLock
 from troika.errors import BundleError, ParameterError, PortInUseError, ReleaseError, ServerError
 from troika.folders import write_atomic
 from troika.releases.bundle import Bundle
+from troika.releases.keys import check_admin_key
 from troika.releases.manifest import MANIFEST
 from troika.releases.pointer import read_release
 from troika.releases.store import fetch
 from troika.releases.triton_config import BACKENDS
 from troika.serving.front import Front, find_haproxy
+from troika.serving.log_limit import LogLimit, open_log
 from troika.serving.triton_process import (
     HOST,
     SERVICES,
     Installation,
     choose_ports,
     environment_folders,
+    exit_in_words,
     find_installation,
     has_exited,
+    hide_argument,
     is_ready,
     last_words,
+    raise_file_limit,
     remove_traces,
     runs,
     server_version,
     stop,
+    temporary_root,
 )
 
 ADMIN_HEADER = "troika-admin"
 ADMIN_APIS = "shared-memory,model-repository,statistics,trace,logging"
 """What is closed to those without the key. Open are health, metadata, model configuration and inference."""
+_CLOSED = "closed=closed"
 _PING_MILLISECONDS = 1000
 _POLL_SECONDS = 0.02
 _START_ATTEMPTS = 3
@@ -118,7 +125,8 @@ class TritonServer:
         start_seconds: how long it may take to be ready; anew where it crashes and is started again.
         exit_seconds: how long requests in flight may take at the end, and unloading (about 4 s).
         admin_key: opens Triton's management (see ADMIN_APIS) to requests with the header `troika-admin`, in gRPC
-            `triton-grpc-protocol-troika-admin`. None closes it to all.
+            `triton-grpc-protocol-troika-admin`. None closes it to all. A key stands on Triton's command line until
+            Triton is ready, where all users of this machine can read it.
         front: put HAProxy before Triton (front.py), on the ports and the address given above. Triton is then on
             free ports of this machine, and its management can be reached there only.
         arguments: more of Triton's own options.
@@ -150,9 +158,16 @@ class TritonServer:
             raise ParameterError(
                 f"graph_backend must be one of {', '.join(BACKENDS)} or None, got {graph_backend!r}"
             )
+        if not re.fullmatch(r"\d+(\.\d+){3}", address):
+            raise ParameterError(
+                f"address must be an IPv4 address of this machine, such as {HOST} or 0.0.0.0, got {address!r}"
+            )
         self._graph_backend = graph_backend
         self._start_seconds, self._exit_seconds, self._arguments = start_seconds, exit_seconds, arguments
-        self._admin_key = admin_key or secrets.token_urlsafe()
+        self._admin_key = None if admin_key is None else check_admin_key(admin_key)
+        # Every user of this machine can read Triton's command line, and it takes this from nowhere else. So a name
+        # that no request can carry, in HTTP or gRPC, closes management even to who has read it.
+        self._admin = f"{ADMIN_HEADER}={admin_key}" if admin_key is not None else f"{ADMIN_HEADER}\n{_CLOSED}"
         self._fronted = front
         self._front: Front | None = None
         self._cleanup = ExitStack()
@@ -181,7 +196,10 @@ class TritonServer:
                 f"stop it with `kill {running.pid}`"
             )
         with ExitStack() as cleanup:
-            log = self._open_log(cleanup)
+            log = open_log(self._log_file, cleanup)
+            # Last of all, so that a server that does not end can still be found.
+            cleanup.callback(self._remove_state_file)
+            cleanup.enter_context(LogLimit(log))
             for attempt in range(1, _START_ATTEMPTS + 1):
                 try:
                     with ExitStack() as process_cleanup:
@@ -200,7 +218,6 @@ class TritonServer:
                     _log.warning("Triton has crashed while it started (%s), and is started again", _CRASH)
             if self._state_file:
                 write_atomic(self._state_file, json.dumps(asdict(self.state), indent=2) + "\n")
-                cleanup.callback(self._remove_state_file, self._state_file)
             self._cleanup = cleanup.pop_all()
         return self
 
@@ -224,31 +241,13 @@ class TritonServer:
             if self._front:
                 self._front.check()
             time.sleep(0.2)
-        raise ServerError(f"Triton stopped by itself:\n{last_words(log)}\nWhole log: {log}")
-
-    def _open_log(self, cleanup: ExitStack) -> Path:
-        if self._log_file is not None:
-            try:
-                self._log_file.parent.mkdir(parents=True, exist_ok=True)
-                self._log_file.write_bytes(b"")
-            except OSError as error:
-                raise ServerError(f"cannot write log file {self._log_file}: {error.strerror}") from None
-            return self._log_file.absolute()
-        handle, name = tempfile.mkstemp(prefix=f"troika-triton-{os.getpid()}-", suffix=".log")
-        os.close(handle)
-
-        def remove(kind: type[BaseException] | None, *_: object) -> None:
-            # After a failure the message names the log, so it must stay.
-            if kind is None or not issubclass(kind, ServerError):
-                Path(name).unlink(missing_ok=True)
-
-        cleanup.push(remove)
-        return Path(name)
+        ending = exit_in_words(self.state.pid)
+        raise ServerError(f"Triton stopped by itself, {ending}:\n{last_words(log)}\nWhole log: {log}")
 
     def _start(self, bundle: Bundle, installation: Installation, log: Path, cleanup: ExitStack) -> ServerState:
         open_ports = choose_ports(self._asked)
         ports, address = (choose_ports((0, 0, 0)), HOST) if self._fronted else (open_ports, self._address)
-        temporary = tempfile.TemporaryDirectory(prefix=f"troika-triton-{os.getpid()}-")
+        temporary = tempfile.TemporaryDirectory(prefix=f"troika-triton-{os.getpid()}-", dir=temporary_root())
         work = Path(cleanup.enter_context(temporary))
         # The Python backend writes byte code beside model.py; a folder of links keeps it out of the bundle.
         for name in (MANIFEST, *bundle.manifest.files):
@@ -274,8 +273,8 @@ class TritonServer:
             f"--http-thread-count={min(8, os.cpu_count() or 1)}",
             *(f"--{service}-address={address}" for service in SERVICES),
             *(f"--{service}-port={port}" for service, port in zip(SERVICES, ports, strict=True)),
-            f"--http-restricted-api={ADMIN_APIS}:{ADMIN_HEADER}={self._admin_key}",
-            f"--grpc-restricted-protocol={ADMIN_APIS}:{ADMIN_HEADER}={self._admin_key}",
+            f"--http-restricted-api={ADMIN_APIS}:{self._admin}",
+            f"--grpc-restricted-protocol={ADMIN_APIS}:{self._admin}",
             # Clients ask whether it is still there while they wait; by default Triton ends the connection then.
             f"--grpc-http2-min-recv-ping-interval-without-data={_PING_MILLISECONDS}",
             *self._arguments,
@@ -293,6 +292,7 @@ class TritonServer:
                 start_new_session=True,
             )
         cleanup.callback(stop, process, self._exit_seconds)
+        raise_file_limit(process.pid)
         if self._fronted:
             self._front = Front(open_ports, self._address, ports, self._exit_seconds, log)
             cleanup.callback(self._front.close)
@@ -304,7 +304,8 @@ class TritonServer:
                 if "already in use" in words:
                     raise PortInUseError(f"one of the ports {ports} is taken:\n{words}")
                 kind = _CrashError if _CRASH in words else ServerError
-                raise kind(f"Triton cannot serve {bundle.model}:\n{words}\nWhole log: {log}")
+                ending = exit_in_words(process.pid)
+                raise kind(f"Triton cannot serve {bundle.model}, it ended {ending}:\n{words}\nWhole log: {log}")
             if time.monotonic() - started > self._start_seconds:
                 raise ServerError(
                     f"{bundle.model} was not ready after {self._start_seconds:g} s:\n{last_words(log, earlier)}\n"
@@ -313,15 +314,17 @@ class TritonServer:
             time.sleep(_POLL_SECONDS)
         self.seconds_to_ready = time.monotonic() - started
         self.triton_version = server_version(open_ports[0])
+        if self._admin_key is not None:
+            hide_argument(process.pid, self._admin_key)
         triton = psutil.Process(process.pid)
         self._model_processes = triton.children(recursive=True)
         return ServerState(process.pid, triton.create_time(), *open_ports, bundle.model, bundle.digest, str(log))
 
-    def _remove_state_file(self, path: Path) -> None:
+    def _remove_state_file(self) -> None:
         # A second server may have written its own meanwhile.
-        with suppress(OSError, ValueError, KeyError):
-            if json.loads(path.read_text(encoding="utf-8"))["pid"] == self.state.pid:
-                path.unlink()
+        with suppress(OSError, ValueError, KeyError, AttributeError):
+            if self._state_file and json.loads(self._state_file.read_text("utf-8"))["pid"] == self.state.pid:
+                self._state_file.unlink()
 
 
 def serve_release(

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
@@ -29,6 +30,15 @@ from troika.serving.triton_version import version_of
 HOST = "127.0.0.1"
 SERVICES = ("http", "grpc", "metrics")
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
+_OPEN_FILES = 2**20
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9/._+-]+")
+_PLAIN_FOLDERS = (Path("/tmp"), Path("/var/tmp"), _SHARED_MEMORY)  # noqa: S108
+_OFTEN_MEANS = {
+    "SIGKILL": ", which often means out of memory",
+    "SIGSEGV": ", a fault of Triton or of a library",
+    "SIGABRT": ", a fault of Triton or of a library",
+    "SIGFPE": ", a fault of Triton or of a library",
+}
 # Written into the binary of the Python backend; TMPDIR does not move it.
 _ENVIRONMENT_FOLDERS = (Path("/tmp"), "python_env_*")  # noqa: S108
 
@@ -147,20 +157,83 @@ def runs(process: psutil.Process) -> bool:
         return False
 
 
+def hide_argument(pid: int, text: str) -> None:
+    """Write over `text` in the command line of a process of ours, as others see it.
+
+    Raises:
+        ServerError: it could not be done.
+    """
+    try:
+        # After the program's name, which may hold blanks: fields 48 and 49 of man proc(5).
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        start, end = int(fields[45]), int(fields[46])
+        with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
+            memory.seek(start)
+            shown = memory.read(end - start)
+            memory.seek(start)
+            memory.write(shown.replace(f"={text}\0".encode(), b"=" + b"*" * len(text) + b"\0"))
+    except (OSError, ValueError, IndexError) as error:
+        raise ServerError(
+            f"the admin key would stay on Triton's command line, which all users can read: {error}; do without it"
+        ) from None
+
+
 def stop(process: subprocess.Popen[bytes], seconds: float) -> None:
     """End a process that leads its own group: politely, after `seconds` by force, and all of its group."""
-    if not has_exited(process.pid):
-        process.terminate()
-        deadline = time.monotonic() + seconds
-        while not has_exited(process.pid) and time.monotonic() < deadline:
-            time.sleep(0.02)
-    # Triton that dies early leaves its Python processes behind.
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 2
-    while _running_members(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.wait()
+    try:
+        if not has_exited(process.pid):
+            process.terminate()
+            deadline = time.monotonic() + seconds
+            while not has_exited(process.pid) and time.monotonic() < deadline:
+                time.sleep(0.02)
+    finally:
+        # Also where a second Ctrl-C ends the wait. Triton that dies early leaves its Python processes behind.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 2
+        while _running_members(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.wait()
+
+
+def exit_in_words(pid: int) -> str:
+    """Return how a child process has ended that has not been reaped: by which signal, or with which status."""
+    try:
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        ended = None
+    if ended is None:
+        return "for a reason that is not known"
+    if ended.si_code == os.CLD_EXITED:
+        return f"with exit status {ended.si_status}"
+    try:
+        name = signal.Signals(ended.si_status).name
+    except ValueError:
+        name = f"signal {ended.si_status}"
+    return f"by {name}{_OFTEN_MEANS.get(name, '')}"
+
+
+def raise_file_limit(pid: int) -> None:
+    """Let a process of ours have as many open files as it may: connections are files, too."""
+    process = psutil.Process(pid)
+    _, hard = process.rlimit(psutil.RLIMIT_NOFILE)
+    enough = _OPEN_FILES if hard in (-1, psutil.RLIM_INFINITY) else min(hard, _OPEN_FILES)
+    process.rlimit(psutil.RLIMIT_NOFILE, (enough, hard))
+
+
+def temporary_root() -> Path:
+    """Return a folder for temporary files whose path Triton's Python backend can use: it hands it to a shell.
+
+    Raises:
+        ServerError: there is none.
+    """
+    for root in (Path(tempfile.gettempdir()), *_PLAIN_FOLDERS):
+        if _PLAIN_PATH.fullmatch(str(root)) and os.access(root, os.W_OK | os.X_OK):
+            return root
+    raise ServerError(
+        f"temporary files cannot be put into {tempfile.gettempdir()!r}: Triton needs a path of letters, digits "
+        "and / . _ - alone; set TMPDIR to one that may be written"
+    )
 
 
 def _running_members(group: int) -> list[int]:
