@@ -170,6 +170,8 @@ ATTACKS = [
     Attack("length-and-chunks", "answers", lambda s: raw(
         s, chunked(request())[0].replace(b"Host: a", b"Host: a\r\nContent-Length: 5"), *chunked(request())[1:]),
         REFUSED),
+    Attack("trailer", "waits", lambda s: raw(
+        s, *chunked(request())[:-1], b"0\r\nX: a\r\n\r\n", seconds=2 * REQUEST_SECONDS), ("200",)),
     Attack("two-lengths", "answers", lambda s: raw(
         s, b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nContent-Length: 2\r\n\r\n{}  " % PATH.encode()),
         REFUSED),
