@@ -161,7 +161,9 @@ def test_the_pod_of_production_fetches_serves_is_asked_and_ends(
     http, grpc, metrics = choose_ports((0, 0, 0))
     outer = {f"TROIKA_FRONT_{name}": port for name, port in zip(names, (http, grpc, metrics), strict=True)}
     container = pod.run("triton", "--detach", environment=inner).stdout.strip()
-    front = pod.run("front", "--detach", environment={**inner, **outer}).stdout.strip()
+    started = pod.run("front", "--detach", environment={**inner, **outer})
+    front = started.stdout.strip()
+    assert started.returncode == 0, started.stderr
     try:
         triton = spec["containers"][0]
         ready, live = (triton[probe]["httpGet"]["path"] for probe in ("readinessProbe", "livenessProbe"))
@@ -169,7 +171,8 @@ def test_the_pod_of_production_fetches_serves_is_asked_and_ends(
         deadline = time.monotonic() + 90
         while answer(http, ready) is None:
             logs = run(host, "logs", container)
-            assert time.monotonic() < deadline, logs.stdout + logs.stderr
+            of_front = run(host, "logs", front)
+            assert time.monotonic() < deadline, logs.stdout + logs.stderr + of_front.stdout + of_front.stderr
             assert json.loads(run(host, "inspect", "--format={{json .State.Running}}", container).stdout), logs
             time.sleep(0.1)
         assert answer(http, live) is not None
