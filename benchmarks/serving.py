@@ -59,12 +59,12 @@ def main() -> None:
                         starts.setdefault(name, []).append(time.monotonic() - started)
                         check(name, address, path, graph, shape)
                         for load in (one for one in loads if one.shape == shape):
-                            measured = measure(name, pid, address, path, load, given.seconds, scratch)
+                            measured = measure(name, (pid,), address, path, load, given.seconds, scratch)
                             found.setdefault((load, name), []).append(measured)
                         memory.setdefault(name, []).append(tree_bytes(pid) / 2**20)
                         if name == TRITON and shape == GREY:
                             again = Load(GREY, 1, 1)
-                            hits.append(measure(name, pid, address, path, again, 2, scratch, repeat=True).p50)
+                            hits.append(measure(name, (pid,), address, path, again, 2, scratch, repeat=True).p50)
     show(loads, found, starts, memory, limits, hits)
 
 

@@ -67,7 +67,15 @@ _START = 0
 
 
 def measure(
-    name: str, pid: int, address: str, path: str, load: Load, seconds: float, scratch: str, *, repeat: bool = False
+    name: str,
+    pids: tuple[int, ...],
+    address: str,
+    path: str,
+    load: Load,
+    seconds: float,
+    scratch: str,
+    *,
+    repeat: bool = False,
 ) -> Measured:
     """Load for some seconds, after half a second of warming up."""
     head, headers = body_and_headers(name, load.batch)
@@ -91,8 +99,8 @@ def measure(
         return [int(value) for value in result[1].split()]
 
     run(1)
-    before = sum(tree_cpu_seconds(pid).values())
+    before = sum(sum(tree_cpu_seconds(pid).values()) for pid in pids)
     requests, microseconds, p50, p95, p99, failed = run(seconds)
-    used = sum(tree_cpu_seconds(pid).values()) - before
+    used = sum(sum(tree_cpu_seconds(pid).values()) for pid in pids) - before
     images = max(1, requests * load.batch)
     return Measured(used / images * 1e6, images / (microseconds / 1e6), p50 / 1e3, p95 / 1e3, p99 / 1e3, failed)

@@ -35,11 +35,7 @@ def serve(name: str, graph: Path, shape: Shape, environments: Path) -> Iterator[
     with ExitStack() as cleanup:
         if name == TRITON:
             folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory())) / "bundle"
-            spec = {"image_shape": list(shape), "latent_size": LATENT, "num_classes": CLASSES, "conditional": True}
-            write_triton_entry(folder, "generator", graph, spec)
-            for file in ("golden.npz", "parity.json", "model_card.md"):
-                (folder / file).write_text("-")
-            seal(folder, "generator", spec, {})
+            write_bundle(folder, graph, shape)
             server = cleanup.enter_context(TritonServer(folder, exit_seconds=0))
             yield server.state.pid, f"127.0.0.1:{server.state.http_port}", "/v2/models/generator/infer"
             return
@@ -89,6 +85,15 @@ def serve(name: str, graph: Path, shape: Shape, environments: Path) -> Iterator[
                     raise RuntimeError(f"{name} does not start") from None
                 time.sleep(0.05)
         yield process.pid, f"127.0.0.1:{port}", path
+
+
+def write_bundle(folder: Path, graph: Path, shape: Shape) -> None:
+    """Write a bundle that Triton can serve, of the name `generator`."""
+    spec = {"image_shape": list(shape), "latent_size": LATENT, "num_classes": CLASSES, "conditional": True}
+    write_triton_entry(folder, "generator", graph, spec)
+    for file in ("golden.npz", "parity.json", "model_card.md"):
+        (folder / file).write_text("-")
+    seal(folder, "generator", spec, {})
 
 
 def environment_of(name: str, environments: Path) -> Path:

@@ -141,6 +141,19 @@ def released(
         yield bundle, things, files
 
 
+def the_front_lets_little_through_and_ends_in_peace(
+    host: str, spec: dict[str, Any], front: str, http: int, metrics: int
+) -> None:
+    live = spec["containers"][1]["livenessProbe"]["httpGet"]["path"]
+    assert answer(metrics, live) is not None
+    assert b"haproxy_frontend_requests_denied_total" in (answer(metrics, "/front/metrics") or b"")
+    assert answer(http, "/v2/models/stats") is None
+    signal_of_image = json.loads(run(host, "inspect", "--format={{json .Config.StopSignal}}", front).stdout)
+    assert signal_of_image == "SIGUSR1"
+    run(host, "stop", "--time=40", front)
+    assert json.loads(run(host, "inspect", "--format={{json .State.ExitCode}}", front).stdout) == 0
+
+
 def test_the_pod_of_production_fetches_serves_is_asked_and_ends(
     host: str,
     serve_image: str,
@@ -161,7 +174,9 @@ def test_the_pod_of_production_fetches_serves_is_asked_and_ends(
     http, grpc, metrics = choose_ports((0, 0, 0))
     outer = {f"TROIKA_FRONT_{name}": port for name, port in zip(names, (http, grpc, metrics), strict=True)}
     container = pod.run("triton", "--detach", environment=inner).stdout.strip()
-    front = pod.run("front", "--detach", environment={**inner, **outer}).stdout.strip()
+    started = pod.run("front", "--detach", environment={**inner, **outer})
+    front = started.stdout.strip()
+    assert started.returncode == 0, started.stderr
     try:
         triton = spec["containers"][0]
         ready, live = (triton[probe]["httpGet"]["path"] for probe in ("readinessProbe", "livenessProbe"))
@@ -169,7 +184,8 @@ def test_the_pod_of_production_fetches_serves_is_asked_and_ends(
         deadline = time.monotonic() + 90
         while answer(http, ready) is None:
             logs = run(host, "logs", container)
-            assert time.monotonic() < deadline, logs.stdout + logs.stderr
+            of_front = run(host, "logs", front)
+            assert time.monotonic() < deadline, logs.stdout + logs.stderr + of_front.stdout + of_front.stderr
             assert json.loads(run(host, "inspect", "--format={{json .State.Running}}", container).stdout), logs
             time.sleep(0.1)
         assert answer(http, live) is not None
@@ -186,14 +202,7 @@ def test_the_pod_of_production_fetches_serves_is_asked_and_ends(
         silent = smoke.run("smoke", "--rm", environment={"TROIKA_SERVER": f"127.0.0.1:{closed_port()}"})
         assert silent.returncode == 1
 
-        live = spec["containers"][1]["livenessProbe"]["httpGet"]["path"]
-        assert answer(metrics, live) is not None
-        assert b"haproxy_frontend_requests_denied_total" in (answer(metrics, "/front/metrics") or b"")
-        assert answer(http, "/v2/models/stats") is None
-        signal_of_image = json.loads(run(host, "inspect", "--format={{json .Config.StopSignal}}", front).stdout)
-        assert signal_of_image == "SIGUSR1"
-        run(host, "stop", "--time=40", front)
-        assert json.loads(run(host, "inspect", "--format={{json .State.ExitCode}}", front).stdout) == 0
+        the_front_lets_little_through_and_ends_in_peace(host, spec, front, http, metrics)
 
         # No more than the pod gives: 45 s for requests, within 90 s in all.
         begun = time.monotonic()

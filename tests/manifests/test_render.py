@@ -166,7 +166,7 @@ def test_triton_can_be_reached_by_the_front_only(renders: dict[str, list[Object]
     assert (triton["name"], front["name"]) == ("triton", "front")
     settings, of_front = ({variable["name"]: variable["value"] for variable in c["env"]} for c in (triton, front))
     assert settings["TROIKA_ADDRESS"] == "127.0.0.1"
-    assert "ports" not in triton
+    assert not triton["ports"]
     inner = {name: settings[name] for name in ("TROIKA_HTTP_PORT", "TROIKA_GRPC_PORT", "TROIKA_METRICS_PORT")}
     assert {name: of_front[name] for name in inner} == inner
     assert {port["name"]: port["containerPort"] for port in front["ports"]} == {

@@ -111,12 +111,20 @@ def load(bundles: list[Bundle], tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def swap_under_load(
-    bundles: list[Bundle], load: Path, tmp_path: Path, *, swaps: int, requests: int, drained: bool
+    bundles: list[Bundle],
+    load: Path,
+    tmp_path: Path,
+    *,
+    swaps: int,
+    requests: int,
+    drained: bool,
+    front: bool = False,
 ) -> tuple[Outcome, Outcome]:
     """What HTTP and gRPC clients got while the served version changed to and fro, at even numbers of requests."""
+    options: dict[str, Any] = {"exit_seconds": EXIT_SECONDS, "front": front}
     stop = tmp_path / "stop"
     with Proxy(tmp_path) as proxy, ExitStack() as servers:
-        old, old_slot = TritonServer(bundles[0].folder, exit_seconds=EXIT_SECONDS), "a"
+        old, old_slot = TritonServer(bundles[0].folder, **options), "a"
         running = servers.enter_context(ExitStack())
         running.enter_context(old)
         proxy.add("a", old)
@@ -132,7 +140,7 @@ def swap_under_load(
                 for number in range(swaps):
                     _wait_for_requests(proxy, requests * (number + 1) // (swaps + 1))
                     new_slot: Slot = "b" if old_slot == "a" else "a"
-                    new = TritonServer(bundles[(number + 1) % 2].folder, exit_seconds=EXIT_SECONDS)
+                    new = TritonServer(bundles[(number + 1) % 2].folder, **options)
                     fresh = servers.enter_context(ExitStack())
                     fresh.enter_context(new)
                     _change(proxy, new_slot, new, old_slot, drained)
@@ -167,8 +175,14 @@ def _change(proxy: Proxy, new_slot: Slot, new: TritonServer, old_slot: Slot, dra
         time.sleep(PRE_STOP_SECONDS)
 
 
-def test_no_request_is_lost_while_versions_change(bundles: list[Bundle], load: Path, tmp_path: Path) -> None:
-    http, by_grpc = swap_under_load(bundles, load, tmp_path, swaps=4, requests=REQUESTS + 100, drained=True)
+def test_no_request_is_lost_while_versions_change(
+    bundles: list[Bundle], load: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each version behind its front, as in a pod, whose connections end by age, too."""
+    monkeypatch.setenv("TROIKA_FRONT_CONNECTION_SECONDS", "1")
+    http, by_grpc = swap_under_load(
+        bundles, load, tmp_path, swaps=4, requests=REQUESTS + 100, drained=True, front=True
+    )
     print(f"right: {http.right} over HTTP, {by_grpc.right} over gRPC")
     assert (http.wrong, http.failed, by_grpc.wrong, by_grpc.failed) == (0, 0, 0, 0), (http, by_grpc)
     assert http.versions_seen == by_grpc.versions_seen == 2

@@ -71,6 +71,11 @@ class Front:
             )
 
     @property
+    def pid(self) -> int:
+        """HAProxy's process."""
+        return self._process.pid
+
+    @property
     def ended(self) -> bool:
         """Whether the process has ended."""
         return has_exited(self._process.pid)

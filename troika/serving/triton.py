@@ -169,7 +169,8 @@ class TritonServer:
         # that no request can carry, in HTTP or gRPC, closes management even to who has read it.
         self._admin = f"{ADMIN_HEADER}={admin_key}" if admin_key is not None else f"{ADMIN_HEADER}\n{_CLOSED}"
         self._fronted = front
-        self._front: Front | None = None
+        self.front: Front | None = None
+        """Set when ready, if there is to be one."""
         self._cleanup = ExitStack()
         self.seconds_to_ready = 0.0
         """From starting the process to the model being ready."""
@@ -177,6 +178,8 @@ class TritonServer:
         """As the server itself says it; see triton_version.py. Set when ready."""
         self.state: ServerState
         """Set when ready."""
+        self.triton_ports: tuple[int, int, int]
+        """Triton's own, which differ from the state's behind a front."""
 
     def __enter__(self) -> Self:
         """Start and wait until the model is ready.
@@ -238,8 +241,8 @@ class TritonServer:
                     f"model process {dead[0]} of Triton has died (killed, or out of memory?), and Triton does not "
                     f"start another; start the server again. Whole log: {log}"
                 )
-            if self._front:
-                self._front.check()
+            if self.front:
+                self.front.check()
             time.sleep(0.2)
         ending = exit_in_words(self.state.pid)
         raise ServerError(f"Triton stopped by itself, {ending}:\n{last_words(log)}\nWhole log: {log}")
@@ -294,11 +297,11 @@ class TritonServer:
         cleanup.callback(stop, process, self._exit_seconds)
         raise_file_limit(process.pid)
         if self._fronted:
-            self._front = Front(open_ports, self._address, ports, self._exit_seconds, log)
-            cleanup.callback(self._front.close)
+            self.front = Front(open_ports, self._address, ports, self._exit_seconds, log)
+            cleanup.callback(self.front.close)
         while not is_ready(open_ports[0], open_ports[2], server_id, bundle.model):
-            if self._front:
-                self._front.check()
+            if self.front:
+                self.front.check()
             if has_exited(process.pid):
                 words = last_words(log, earlier)
                 if "already in use" in words:
@@ -313,7 +316,7 @@ class TritonServer:
                 )
             time.sleep(_POLL_SECONDS)
         self.seconds_to_ready = time.monotonic() - started
-        self.triton_version = server_version(open_ports[0])
+        self.triton_version, self.triton_ports = server_version(open_ports[0]), ports
         if self._admin_key is not None:
             hide_argument(process.pid, self._admin_key)
         triton = psutil.Process(process.pid)
