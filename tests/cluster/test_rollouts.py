@@ -1,6 +1,6 @@
 """Argo Rollouts itself on production's manifests: it and Git share the objects, and an abort ends as Git should.
 
-What the pods serve is not shown here: they only wait. The first judge of a canary is a Job that fails, as the pods'
+What the pods serve is not shown here: they only wait. The first judge of a canary is a Job that fails: its
 image holds nothing that it could run.
 """
 
