@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import remove_namespaces
 from durations import shortened
-from kubectl import Kubectl, Object, RefusedError
+from kubectl import Kubectl, Object, RefusedError, remove_namespaces
 from machine import wait_for
 from pods import small_pod, with_image
 from quick import REPOSITORY

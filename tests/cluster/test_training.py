@@ -4,8 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import remove_namespaces
-from kubectl import Object
+from kubectl import Object, remove_namespaces
 from pods import small_pod, with_image
 from whole import Cluster
 
