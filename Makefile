@@ -16,7 +16,7 @@ TOOL := "$(BIN)/uv" tool run --quiet --python "$(BIN)/python" $(WHEELS)
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run serve monitor generate pipeline doctor repro test check format benchmark lock clean
+.PHONY: help install run serve monitor generate pipeline doctor repro test cluster check format benchmark lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ repro: $(READY) ## The same steps as cached DVC stages. ARGS="evaluate"
 
 test: $(READY) ## The whole test suite. JOBS=2 ARGS="-k gate"
 	@python -m pytest --numprocesses $(JOBS) --no-loadscope-reorder $(ARGS)
+
+cluster: $(READY) ## Test the manifests on a Kubernetes. KUBECONFIG=kind.kubeconfig CRDS=folder of schemas
+	@$(if $(KUBECONFIG),TROIKA_TEST_KUBECONFIG="$(abspath $(KUBECONFIG))") $(if $(CRDS),TROIKA_TEST_CRDS="$(abspath $(CRDS))") python -m pytest --numprocesses 0 tests/cluster $(ARGS)
 
 check: $(READY) ## Lint, format, types, import contract, Dockerfiles, manifests
 	@ruff check .

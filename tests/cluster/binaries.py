@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from quick import REPOSITORY
 
 FOLDER = "TROIKA_TEST_KUBERNETES"
@@ -40,6 +41,13 @@ class Binaries:
 
     def __getitem__(self, name: str) -> Path:
         return self.folder / name
+
+
+def unavailable(reason: str) -> None:
+    """Skip, but never in CI."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI must run the cluster tests: {reason}")
+    pytest.skip(reason)
 
 
 def missing_on_node() -> list[str]:

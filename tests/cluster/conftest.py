@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ from quick import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "tests" / "manifests"))
 
-from binaries import ENVTEST, FOLDER, KUBECONFIG, Binaries, missing_on_node, unpacked
+from binaries import ENVTEST, FOLDER, KUBECONFIG, Binaries, missing_on_node, unavailable, unpacked
 from check import CRDS
 from control_plane import api_alone
 from custom_resources import definitions
@@ -28,13 +28,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.cluster)
-
-
-def unavailable(reason: str) -> None:
-    """Skip, but never in CI."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"CI must run the cluster tests: {reason}")
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
@@ -100,17 +93,3 @@ def api(request: pytest.FixtureRequest) -> Iterator[Kubectl]:
 @pytest.fixture(scope="session")
 def renders() -> dict[str, list[Object]]:
     return {folder.relative_to(MANIFESTS).as_posix(): render_objects(folder) for folder in roots()}
-
-
-@pytest.fixture(scope="module")
-def remove(cluster: Cluster) -> Iterator[Callable[[str], None]]:
-    """Namespaces that a module's tests have filled go when it ends, so that their pods take no room."""
-    names: list[str] = []
-    yield names.append
-    remove_namespaces(cluster.kubectl, names)
-
-
-def remove_namespaces(kubectl: Kubectl, names: list[str]) -> None:
-    """Delete namespaces and what they hold, and wait for the end of it."""
-    if names:
-        kubectl.run("delete", "namespace", *names, "--ignore-not-found", "--timeout=170s")

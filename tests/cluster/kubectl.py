@@ -105,6 +105,12 @@ class Kubectl:
         return str(phase)
 
 
+def remove_namespaces(kubectl: Kubectl, names: list[str]) -> None:
+    """Delete namespaces and what they hold, and wait for the end of it."""
+    if names:
+        kubectl.run("delete", "namespace", *names, "--ignore-not-found", "--timeout=170s")
+
+
 def _items(text: str) -> list[Object]:
     """Return the objects of kubectl's JSON: one, a list, or several one after another."""
     decoder, found, text = json.JSONDecoder(), [], text.strip()

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import remove_namespaces
-from kubectl import Kubectl, Object, RefusedError
+from kubectl import Kubectl, Object, RefusedError, remove_namespaces
 from rendering import MANIFESTS, Template, roots, templates
 
 FOLDERS = [folder.relative_to(MANIFESTS).as_posix() for folder in roots()]

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from binaries import STATE, missing_on_node
-from conftest import unavailable
+from binaries import STATE, missing_on_node, unavailable
 from machine import OUTSIDE_ADDRESS, Machine, clean, wait_for
 from whole import Cluster
 

@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import network
 import pytest
-from conftest import remove_namespaces
-from kubectl import Object
+from kubectl import Object, remove_namespaces
 from machine import OUTSIDE_ADDRESS, wait_for
 from pods import small_pod
 from whole import Cluster

@@ -10,13 +10,15 @@ from urllib.parse import parse_qs, urlsplit
 
 DIGESTS = {letter: "sha256:" + letter * 64 for letter in "abc"}
 
+MESSAGE = 'RolloutAborted: metric "requests" assessed Failed due to failed (1) > failureLimit (0)'
+
 
 class FakeKubernetes:
     """One Rollout and its ReplicaSets: hash -> digest of the model in its template."""
 
     def __init__(self) -> None:
         self.abort = False
-        self.current = "hash-b"
+        self.current, self.stable = "hash-b", "hash-a"
         self.sets = {"hash-a": DIGESTS["a"], "hash-b": DIGESTS["b"]}
         self.refuse = False
         self.asked: list[str] = []
@@ -41,7 +43,12 @@ class FakeKubernetes:
     def answer(self, path: str) -> dict[str, object] | None:
         parts = urlsplit(path)
         if parts.path == "/apis/argoproj.io/v1alpha1/namespaces/troika-production/rollouts/triton":
-            status = {"currentPodHash": self.current, "stableRS": "hash-a", "phase": "Degraded"}
+            status = {
+                "currentPodHash": self.current,
+                "stableRS": self.stable,
+                "phase": "Degraded",
+                "message": MESSAGE,
+            }
             return {"kind": "Rollout", "status": {**status, "abort": True} if self.abort else status}
         if parts.path == "/apis/apps/v1/namespaces/troika-production/replicasets":
             (selector,) = parse_qs(parts.query)["labelSelector"]

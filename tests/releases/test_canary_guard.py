@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from fake_kubernetes import DIGESTS, FakeKubernetes
+from production import git
 from typer.testing import CliRunner
 
 from troika.releases import canary_guard
@@ -92,9 +93,48 @@ def test_it_goes_back_to_what_was_good_not_to_another_that_was_taken_back(
     cluster.abort = True
     guard(cluster, remote, tmp_path)
     publish(remote, "c")
-    cluster.current, cluster.sets = "hash-c", {"hash-c": DIGESTS["c"]}
+    cluster.current, cluster.sets["hash-c"] = "hash-c", DIGESTS["c"]
     assert guard(cluster, remote, tmp_path)[0] == 0
     assert current(remote) == DIGESTS["a"]
+
+
+def test_an_abort_of_something_else_leaves_the_release(
+    cluster: FakeKubernetes, remote: Path, tmp_path: Path
+) -> None:
+    """Requests of the pods were changed; the canary of that served the model that the stable pods serve."""
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", str(remote), str(clone))
+    (clone / "requests.yaml").write_text("cpu: 8\n")
+    git(clone, "add", "requests.yaml")
+    git(clone, "commit", "--quiet", "--message", "Ask for eight CPUs")
+    git(clone, "push", "--quiet")
+    cluster.abort = True
+    cluster.current, cluster.stable = "hash-more-cpu", "hash-b"
+    cluster.sets["hash-more-cpu"] = DIGESTS["b"]
+    status, said = guard(cluster, remote, tmp_path)
+    assert current(remote) == DIGESTS["b"]
+    assert (status, said.startswith("error: triton was aborted, and not for its model")) == (1, True), said
+    assert "Ask for eight CPUs" in said
+    assert "Release tiny" not in said
+    assert "RolloutAborted: metric" in said
+
+
+def test_an_abort_beside_stable_pods_of_an_unknown_model_leaves_the_release(
+    cluster: FakeKubernetes, remote: Path, tmp_path: Path
+) -> None:
+    cluster.abort = True
+    del cluster.sets["hash-a"]
+    status, said = guard(cluster, remote, tmp_path)
+    assert (status, "its stable pods 'hash-a' name no single model digest" in said) == (1, True), said
+    assert current(remote) == DIGESTS["b"]
+
+
+def test_the_first_roll_out_of_all_has_no_stable_pods(
+    cluster: FakeKubernetes, remote: Path, tmp_path: Path
+) -> None:
+    cluster.abort, cluster.stable = True, ""
+    status, said = guard(cluster, remote, tmp_path)
+    assert (status, current(remote)) == (0, DIGESTS["a"]), said
 
 
 def test_what_it_cannot_do_is_one_line_and_a_failed_job(cluster: FakeKubernetes, tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
     python -m troika.releases.canary_guard --to production --rollout triton
 
-Runs in the cluster, once, as a CronJob each minute. Reads one Rollout and the ReplicaSet that was given up, and
-changes nothing in the cluster. Goes by the digest that the pods had: what was released meanwhile is left alone.
+Runs in the cluster, once, as a CronJob each minute. Reads one Rollout and its two ReplicaSets (given up, and
+stable), and changes nothing in the cluster. Goes by the digest that the pods had: what was released meanwhile is
+left alone. So is the release if the stable pods serve it, too: something else than the model was changed then,
+and a person has to take that back.
 """
 
 import json
 import ssl
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -61,8 +64,20 @@ class KubernetesApi:
         return found
 
 
-def aborted_digest(api: KubernetesApi, rollout: str) -> str | None:
-    """Digest of the model that Argo Rollouts has given up; None if it has given up nothing.
+@dataclass(frozen=True)
+class Abort:
+    """What Argo Rollouts has given up."""
+
+    digest: str
+    """Of the model that the given-up pods served."""
+    stable: str | None
+    """Of the model that the stable pods serve; None if there are none yet."""
+    reason: str
+    """In the words of Argo Rollouts."""
+
+
+def aborted(api: KubernetesApi, rollout: str) -> Abort | None:
+    """Return what Argo Rollouts has given up; None if it has given up nothing.
 
     Raises:
         ReleaseError: it has, but what the pods served cannot be told; or see `KubernetesApi.read`.
@@ -70,14 +85,36 @@ def aborted_digest(api: KubernetesApi, rollout: str) -> str | None:
     status = api.read("argoproj.io/v1alpha1", f"rollouts/{rollout}").get("status", {})
     if not status.get("abort"):
         return None
-    given_up = status.get("currentPodHash", "")
-    selector = quote(f"{_HASH}={given_up}")
+    given_up, stable = status.get("currentPodHash", ""), status.get("stableRS", "")
+    digest = _digest(api, given_up)
+    if digest is None:
+        raise ReleaseError(f"Rollout {rollout} was aborted, but its pods {given_up!r} name no single model digest")
+    stable_digest = _digest(api, stable) if stable else None
+    if stable and stable_digest is None:
+        # Taking back a release that the stable pods may serve would hand out an older model.
+        raise ReleaseError(
+            f"Rollout {rollout} was aborted, but its stable pods {stable!r} name no single model digest"
+        )
+    return Abort(digest, stable_digest, str(status.get("message", "")).strip())
+
+
+def _digest(api: KubernetesApi, template_hash: str) -> str | None:
+    """Return the model digest that a template's pods serve; None if they name none, or several."""
+    selector = quote(f"{_HASH}={template_hash}")
     sets = api.read("apps/v1", f"replicasets?labelSelector={selector}").get("items", [])
     annotations = [each["spec"]["template"]["metadata"].get("annotations", {}) for each in sets]
-    digests: set[str] = {each[DIGEST_ANNOTATION] for each in annotations if DIGEST_ANNOTATION in each}
-    if len(digests) != 1:
-        raise ReleaseError(f"Rollout {rollout} was aborted, but its pods {given_up!r} name no single model digest")
-    return digests.pop()
+    digests = {str(each[DIGEST_ANNOTATION]) for each in annotations if DIGEST_ANNOTATION in each}
+    return digests.pop() if len(digests) == 1 else None
+
+
+def _not_the_releases(rollout: str, abort: Abort, commits: list[str]) -> str:
+    """Return why the release stays, and where to look for what was aborted."""
+    between = "; ".join(commits) or "none: something outside Git has changed the pods"
+    return (
+        f"{rollout} was aborted, and not for its model: its stable pods serve {abort.digest}, too, so the release "
+        f"stays. Take back what else has changed the pods; commits since that release: {between}"
+        + (f". Argo Rollouts says: {abort.reason}" if abort.reason else "")
+    )
 
 
 def main(
@@ -92,12 +129,19 @@ def main(
         Path, typer.Option(envvar="TROIKA_ACCOUNT", help="Folder of the account's files.")
     ] = _ACCOUNT,
 ) -> None:
-    """Take back in Git what the canary has taken back in the cluster. Exit status 1: it should, and cannot."""
+    """Take back in Git what the canary has taken back in the cluster.
+
+    Exit status 1: it should, and cannot; or something else than the release was aborted, which a person must see.
+    """
     try:
-        digest = aborted_digest(KubernetesApi(kubernetes, account), rollout)
-        if digest is None:
+        abort = aborted(KubernetesApi(kubernetes, account), rollout)
+        if abort is None:
             typer.echo(f"{rollout}: nothing was aborted")
             return
+        digest = abort.digest
+        if digest == abort.stable:
+            commits = pointer.commits_since(remote, environment, branch=branch)
+            raise ReleaseError(_not_the_releases(rollout, abort, commits))
         try:
             back, commit, _ = pointer.rollback(remote, environment, only_from=digest, branch=branch)
         except SupersededError as error:

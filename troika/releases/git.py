@@ -85,6 +85,11 @@ class Repository:
             for (commit, seconds, author), text in zip(lines, texts, strict=True)
         ]
 
+    def since(self, commit: str, most: int) -> list[str]:
+        """Return the newest commits of a whole history after `commit`, each as its short hash and its subject."""
+        log = self.git("log", "--format=%h %s", f"--max-count={most}", f"{commit}..FETCH_HEAD")
+        return log.splitlines()
+
     def read(self, path: str) -> str | None:
         """Text of a file at the fetched head; None if there is no such file."""
         return self._texts([f"FETCH_HEAD:{path}"])[0]

@@ -96,6 +96,18 @@ def read_history(remote: str | Path, environment: str, branch: str = "main") -> 
         return _history(repository, release_file(environment))
 
 
+def commits_since(remote: str | Path, environment: str, branch: str = "main", most: int = 10) -> list[str]:
+    """Return the newest commits after the current release of `environment`, as short hash and subject.
+
+    Raises:
+        ReleaseError: the remote cannot be read (git's words).
+    """
+    with Repository.of(remote, branch) as repository:
+        repository.pull(whole=True)
+        released = repository.changes(release_file(environment))
+        return repository.since(released[0].commit, most) if released else []
+
+
 def read_environments(remote: str | Path, branch: str = "main") -> list[str]:
     """Names of all environments that have a release.
 
