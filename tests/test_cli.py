@@ -1,8 +1,10 @@
 """The `troika` command: help, examples, and errors that say what would be right."""
 
+import importlib.util
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from quick import REPOSITORY, plain_environment
 from typer.testing import CliRunner
 
 from components.step import LIGHT
-from troika.cli import _label, app
+from troika.cli import _EXTRAS, _label, app
 from troika.releases.pointer import ensure_local_remote, release
 from troika.releases.store import PublishedModel
 
@@ -147,6 +149,37 @@ def test_each_kind_of_file_is_called_what_it_is(tmp_path: Path) -> None:
     ):
         status, output = troika(*arguments)
         assert (status, output.strip()) == (1, f"error: {words}")
+
+
+@pytest.mark.parametrize(
+    ("missing", "command", "words"),
+    [
+        (
+            "psutil",
+            "generate",
+            "needs psutil, which is not installed: `pip install '.[serve]'`",
+        ),
+        (
+            "kfp",
+            "pipeline",
+            "needs kfp, which is not installed: `pip install '.[pipeline]'`",
+        ),
+        ("components", "run", "needs a checkout of Troika: run it there"),
+    ],
+)
+def test_what_a_command_needs_and_lacks_is_said_in_a_line(missing: str, command: str, words: str) -> None:
+    program = f"import sys; sys.modules[{missing!r}] = None; from troika.cli import app; app([{command!r}])"
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: this command {words}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_every_part_that_can_be_missing_is_one_of_the_package() -> None:
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(_EXTRAS.values()) <= set(extras)
+    for module, extra in _EXTRAS.items():
+        assert importlib.util.find_spec(module) is not None, f"{module} of {extra} is unknown"
 
 
 def test_a_run_that_would_replace_another_model_ends_before_any_work(tmp_path: Path) -> None:

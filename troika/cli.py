@@ -16,7 +16,7 @@ import typer
 from troika import __version__, cli_kubeflow, cli_monitor, cli_releases
 from troika.cli_data import DatasetPath, ModelName, Previous, Repo, Rev, data_changes, set_version
 from troika.cli_parameters import PARAMS, Changes, ParamsFile, read_parameters
-from troika.errors import TroikaError
+from troika.errors import TroikaError, install_hint
 
 app = typer.Typer(
     help="Train, judge, release and serve generative models.",
@@ -67,16 +67,43 @@ _SNIPPET = """\
     print(made.images.shape, made.model_digest)
 """
 _PICTURE_COLUMNS, _PICTURE_COUNT = 10, 100
+_EXTRAS = {
+    module: extra
+    for extra, modules in {
+        "client": ("PIL", "grpc", "httpcore", "prometheus_client", "tritonclient"),
+        "store": ("OpenSSL", "fsspec", "gcsfs", "model_signing", "s3fs"),
+        "serve": ("filelock", "onnxruntime", "psutil", "pytriton"),
+        "probe": ("scipy", "threadpoolctl"),
+        "pipeline": ("docker", "kfp", "kubernetes"),
+        "train": ("dvc", "jinja2", "onnx", "safetensors", "simplejpeg", "sklearn", "tensorboardX", "tqdm"),
+    }.items()
+    for module in modules
+}
+"""Module -> the part of the package that brings it."""
 
 
 @contextmanager
 def _clear_errors() -> Iterator[None]:
-    """Print a TroikaError as one message and exit with 1; anything else is a bug and stays a traceback."""
+    """Print a TroikaError, or what a part that is not installed lacks, as one message, and exit with its status.
+
+    Anything else is a bug and stays a traceback.
+    """
     try:
         yield
     except TroikaError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_status) from None
+    except ModuleNotFoundError as error:
+        # Of our own packages the wheel holds `troika` alone; the steps and the pipeline lie in the repository.
+        package = (error.name or "").split(".")[0]
+        if package in {"components", "pipelines"}:
+            needs = "a checkout of Troika: run it there"
+        elif package in _EXTRAS:
+            needs = f"{package}, which is not installed: {install_hint(_EXTRAS[package])}"
+        else:
+            raise
+        typer.echo(f"error: this command needs {needs}", err=True)
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         typer.echo("\nstopped; the same command goes on where this one was", err=True)
         raise typer.Exit(130) from None
@@ -250,9 +277,10 @@ def generate(
     """Ask a running server for images and save them as one picture."""
     with _clear_errors():
         from troika.serving.client import Client
-        from troika.serving.triton import read_state
 
         if url is None:
+            from troika.serving.triton import read_state
+
             state = read_state(home / _STATE_FILE)
             if state is None:
                 raise TroikaError("no server is running here: start `troika serve`, or name one with --url")
