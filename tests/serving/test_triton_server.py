@@ -262,7 +262,10 @@ def test_a_triton_that_goes_on_crashing_or_fails_otherwise_is_given_up(
     bundle: Bundle, tmp_path: Path, crashes: tuple[str, ...]
 ) -> None:
     program = own_program(tmp_path, crashing(tmp_path / "starts", *crashes))
-    with nothing_left_behind(), pytest.raises(ServerError, match=f"cannot serve tiny:\n.*{crashes[-1]}") as caught:
+    with (
+        nothing_left_behind(),
+        pytest.raises(ServerError, match=rf"cannot serve tiny, .*:\n.*{crashes[-1]}") as caught,
+    ):
         TritonServer(bundle.folder, tritonserver=program, log_file=tmp_path / "log").__enter__()
     assert type(caught.value) is ServerError
     assert (tmp_path / "starts").read_text().count("\n") == len(crashes)
