@@ -129,3 +129,33 @@ def builder_image(host: str, base: str, name: str) -> str:
 
 def _same_disk(one: Path, other: Path) -> bool:
     return one.stat().st_dev == other.stat().st_dev
+
+
+def build_serve(host: str) -> str:
+    """Build the image that serves, on a stand-in for NVIDIA's; its name."""
+    base = base_image(host)
+    builder = builder_image(host, base, "troika-test-builder:1")
+    triton = "troika-test-triton:1"
+    here = Path(__file__).parent / "containers"
+    run(
+        host, "build", "--network=host", "--file", here / "Dockerfile.triton", "--tag", triton,
+        "--build-arg", f"BASE_IMAGE={base}", "--build-arg", f"BUILD_IMAGE={builder}", here,
+    )  # fmt: skip
+    builder = builder_image(host, triton, "troika-test-triton-builder:1")
+    run(
+        host, "build", "--network=host", "--file", REPOSITORY / "Dockerfile.serve", "--tag", "troika-serve:test",
+        "--build-arg", f"TRITON_IMAGE={triton}", "--build-arg", f"BUILD_IMAGE={builder}",
+        "--build-arg", "ALLOW_OLD_TRITON=true",
+        "--build-arg", f"CODE_COMMIT={COMMIT}", REPOSITORY,
+    )  # fmt: skip
+    return "troika-serve:test"
+
+
+def build_front(host: str) -> str:
+    """Build the image of the front; its name."""
+    base = builder_image(host, base_image(host), "troika-test-builder:1")  # where packages can be had from
+    run(
+        host, "build", "--network=host", "--file", REPOSITORY / "Dockerfile.front", "--tag", "troika-front:test",
+        "--build-arg", f"BASE_IMAGE={base}", "--build-arg", f"CODE_COMMIT={COMMIT}", REPOSITORY,
+    )  # fmt: skip
+    return "troika-front:test"

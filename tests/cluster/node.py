@@ -79,6 +79,20 @@ def load(machine: Machine, image: Image) -> None:
     machine.run("ctr", "--namespace=k8s.io", "images", "import", "--no-unpack", image.archive, timeout=300)
 
 
+def import_built(machine: Machine, archive: Path, tag: str) -> str:
+    """Put an image that an engine has saved into containerd; its name by digest."""
+    images = ("ctr", "--namespace=k8s.io", "images")
+    machine.run(*images, "import", archive, timeout=600)
+    (line,) = [
+        row
+        for row in machine.run(*images, "list").stdout.splitlines()
+        if row.startswith(f"docker.io/library/{tag} ")
+    ]
+    reference = f"localhost:5001/{tag.split(':', maxsplit=1)[0]}@{line.split()[2]}"
+    machine.run(*images, "tag", line.split()[0], reference)
+    return reference
+
+
 def cluster_dns(image: str) -> list[Object]:
     """Return CoreDNS: the cluster's names, two of the outside, and no others."""
     labels = {"k8s-app": "kube-dns"}
