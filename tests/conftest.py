@@ -17,7 +17,7 @@ _LONGEST = (
     "tests/pipelines/",
     "tests/test_dvc_repro.py",
 )
-# Whose tests share what takes long to start.
+# Tests that share what takes long to start: the images of a container engine, which serves one process at a time.
 _TOGETHER = ("tests/cluster/", "tests/containers/")
 
 
@@ -26,14 +26,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class _FileByFile(LoadScopeScheduling):
-    """One process takes a whole file, since its tests share fixtures.
-
-    All container tests share one engine, and all cluster tests one cluster.
-    """
+    """One process takes a whole file, since its tests share fixtures, and all tests of containers and the cluster."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::", 1)[0]
-        return next((folder for folder in _TOGETHER if file.startswith(folder)), file)
+        return "containers" if file.startswith(_TOGETHER) else file
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -32,10 +32,14 @@ def unavailable(reason: str) -> None:
     pytest.skip(reason)
 
 
+_started: list[str] = []
+"""Addresses of engines that this process has started and that still run: two cannot share one folder."""
+
+
 @contextmanager
 def engine() -> Iterator[str]:
-    """Address of a Docker engine: the one that runs, else one that is started for the tests and ends with them."""
-    for host in (os.environ.get("DOCKER_HOST"), "unix:///var/run/docker.sock"):
+    """Yield the address of a Docker engine: one that runs, else one that is started for the tests and ends with them."""
+    for host in (*_started, os.environ.get("DOCKER_HOST"), "unix:///var/run/docker.sock"):
         if host and _answers(host):
             yield host
             return
@@ -59,8 +63,11 @@ def engine() -> Iterator[str]:
                 if daemon.poll() is not None or time.monotonic() > deadline:
                     unavailable(f"dockerd does not start: {(run / 'log').read_text()[-2000:]}")
                 time.sleep(0.2)
+            _started.append(host)
             yield host
         finally:
+            if host in _started:
+                _started.remove(host)
             daemon.terminate()
             daemon.wait(timeout=60)
     shutil.rmtree(run, ignore_errors=True)
