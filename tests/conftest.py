@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class _FileByFile(LoadScopeScheduling):
-    """One process takes a whole file, since its tests share fixtures, and all tests of containers and the cluster."""
+    """One process takes a whole file, since its tests share fixtures, and all of containers and the cluster."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::", 1)[0]

@@ -38,7 +38,7 @@ _started: list[str] = []
 
 @contextmanager
 def engine() -> Iterator[str]:
-    """Yield the address of a Docker engine: one that runs, else one that is started for the tests and ends with them."""
+    """Yield the address of a Docker engine: one that runs, else one that is started and ends with the block."""
     for host in (*_started, os.environ.get("DOCKER_HOST"), "unix:///var/run/docker.sock"):
         if host and _answers(host):
             yield host
