@@ -242,6 +242,25 @@ def test_a_name_tells_what_is_no_image(name: str, expected: bool) -> None:
     assert is_no_image(name, is_folder=False) == expected
 
 
+def test_what_neither_its_name_nor_its_bytes_say_to_be_an_image_is_left_out(pictures: Pictures) -> None:
+    pictures.write("cat").write("dog")
+    litter = ["cat/set.names", "cat/a.sqlite3", "dog/a.geojson", "dog/a.torrent", "ZbThumbnail.info", "_SUCCESS"]
+    for name in litter:
+        (pictures.root / name).write_text("no image")
+    pictures.put("cat/photo.jpg_large")
+    pictures.put("cat/nosuffix")
+    made = run(pictures, max_refused_share=0.0)
+    assert sum(made.dataset.info.counts.values()) == 82
+    assert sorted(made.refused["left_out"]) == sorted(litter)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.pgm", "a.HEIC", "a.png", "a.psd", "nosuffix"])
+def test_what_should_be_an_image_by_its_name_is_refused_whatever_it_holds(pictures: Pictures, name: str) -> None:
+    pictures.write("cat").write("dog")
+    (pictures.root / "cat" / name).write_bytes(b"II*\0 no image")
+    assert run(pictures).quarantined() == {f"cat/{name}": "unreadable"}
+
+
 def version_of(path: Path, outside_link: str = "warn") -> str:
     section = {"version": "", "path": str(path), "dvc": {"repo": ""}, "policies": {"outside_link": outside_link}}
     set_version({"prepare_data": section}, files=True)
