@@ -9,7 +9,8 @@ import pytest
 from picture_folders import Pictures, run
 from raw_images import prepare, random_images
 
-from troika.errors import DatasetError
+from troika.cli_data import data_changes, set_version
+from troika.errors import DatasetError, ParameterError
 
 IMAGES = random_images(60, size=(5, 5))[..., 0]
 LABELS = (np.arange(60) % 2).astype(np.uint8)
@@ -87,6 +88,50 @@ def test_a_class_without_usable_images_is_said_to_be_so_with_a_reason(pictures: 
     (pictures.root / "bird").symlink_to(".")
     with pytest.raises(DatasetError, match=r"no usable image of class bird \(bird: unreadable: leads in a circle"):
         run(pictures)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("a" * 5000, r"a{200}\.\.\. cannot be read: File name too long; give another path"),
+        ("s3://bucket/set", "s3://bucket/set is a URL; fetch what it leads to"),
+    ],
+)
+def test_a_path_that_cannot_be_looked_at_is_named(tmp_path: Path, path: str, words: str) -> None:
+    for source in ("auto", "idx", "npz", "folder"):
+        with pytest.raises(DatasetError, match=f"^path: {words}"):
+            prepare(tmp_path / "out", path, source=source)
+    with pytest.raises(DatasetError, match=f"^previous: {words}"):
+        prepare(tmp_path / "out", "", source="digits", previous=path)
+    if "://" in path:
+        with pytest.raises(ParameterError, match=f"^--dataset: {words}"):
+            data_changes(path, None, None, None, None)
+    else:
+        with pytest.raises(DatasetError, match=r"^path: .* cannot be read"):
+            section = {"version": "", "path": path, "dvc": {"repo": ""}, "policies": {}}
+            set_version({"prepare_data": section}, files=True)
+
+
+def test_a_device_is_neither_file_nor_folder(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"^/dev/null is neither a file nor a folder; path must name"):
+        prepare(tmp_path / "out", "/dev/null")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"schema_version": 1}', "is of version 1, which another Troika wrote; run prepare_data again"),
+        ("[]", "is damaged: Input should be an object; run prepare_data again"),
+    ],
+)
+def test_an_earlier_dataset_that_is_not_read_is_told_in_one_line(
+    pictures: Pictures, tmp_path: Path, content: str, words: str
+) -> None:
+    (tmp_path / "earlier").mkdir()
+    (tmp_path / "earlier/dataset.json").write_text(content)
+    made = run(pictures.write("cat"), previous=str(tmp_path / "earlier"))
+    earlier = tmp_path / "earlier"
+    assert f"drift: not compared with {earlier}: {earlier}/dataset.json {words}" in made.refused["remarks"]
 
 
 @pytest.fixture
