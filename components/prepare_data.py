@@ -84,10 +84,15 @@ def _opened(params: PrepareDataParams, rev: str, scratch: Path) -> Iterator[Imag
     with tempfile.TemporaryDirectory(prefix=".fetched-", dir=scratch) as folder:
         beside = labels_beside(PurePosixPath(params.path).name)
         path, origin = fetch(params.dvc.repo, rev, params.path, Path(folder), beside)
-        source = open_source(params.at(path))
-        origin = origin.model_copy(update={"kind": source.origin.kind})
-        description = f"{source.description}, {origin.repo} at {origin.rev} ({str(origin.commit)[:12]})"
-        yield replace(source, origin=origin, description=description)
+        try:
+            source = open_source(params.at(path))
+            origin = origin.model_copy(update={"kind": source.origin.kind})
+            description = f"{source.description}, {origin.repo} at {origin.rev} ({str(origin.commit)[:12]})"
+            yield replace(source, origin=origin, description=description)
+        except DatasetError as error:
+            # Nobody knows the folder that it was fetched into.
+            words = str(error).replace(str(path), f"{params.path} of {origin.repo} at {origin.rev}")
+            raise DatasetError(words.replace(f"{folder}/", "")) from None
 
 
 def _read_previous(params: PrepareDataParams, scratch: Path, findings: Findings) -> Profile | None:
