@@ -1,5 +1,6 @@
 """What a source of images gives: their number, classes and names, and the images block by block."""
 
+import errno
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -80,6 +81,8 @@ def check_path(parameter: str, text: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.ELOOP:
+            return  # a link that leads to nothing
         reason = getattr(error, "strerror", None) or error
         raise DatasetError(f"{parameter}: {shown} cannot be read: {reason}; give another path") from None
 
