@@ -24,7 +24,7 @@ from troika.datasets.report import write_report
 from troika.datasets.sources import open_source
 from troika.datasets.sources.idx import labels_beside
 from troika.datasets.sources.settings import SourceParams
-from troika.datasets.sources.source import ImageSource, sayable
+from troika.datasets.sources.source import ImageSource, check_path, sayable
 from troika.errors import DatasetError, TroikaError
 from troika.folders import replace_folder, write_atomic
 
@@ -84,10 +84,15 @@ def _opened(params: PrepareDataParams, rev: str, scratch: Path) -> Iterator[Imag
     with tempfile.TemporaryDirectory(prefix=".fetched-", dir=scratch) as folder:
         beside = labels_beside(PurePosixPath(params.path).name)
         path, origin = fetch(params.dvc.repo, rev, params.path, Path(folder), beside)
-        source = open_source(params.at(path))
-        origin = origin.model_copy(update={"kind": source.origin.kind})
-        description = f"{source.description}, {origin.repo} at {origin.rev} ({str(origin.commit)[:12]})"
-        yield replace(source, origin=origin, description=description)
+        try:
+            source = open_source(params.at(path))
+            origin = origin.model_copy(update={"kind": source.origin.kind})
+            description = f"{source.description}, {origin.repo} at {origin.rev} ({str(origin.commit)[:12]})"
+            yield replace(source, origin=origin, description=description)
+        except DatasetError as error:
+            # Nobody knows the folder that it was fetched into.
+            words = str(error).replace(str(path), f"{params.path} of {origin.repo} at {origin.rev}")
+            raise DatasetError(words.replace(f"{folder}/", "")) from None
 
 
 def _read_previous(params: PrepareDataParams, scratch: Path, findings: Findings) -> Profile | None:
@@ -101,14 +106,17 @@ def _read_previous(params: PrepareDataParams, scratch: Path, findings: Findings)
     # A name that stands for nothing is a slip of this run.
     if params.dvc.repo:
         resolve(params.dvc.repo, params.previous)
-    elif not (Path(params.previous) / "dataset.json").exists():
-        raise DatasetError(f"previous: {params.previous} is not a dataset: it has no dataset.json")
+    else:
+        check_path("previous", params.previous)
+        if not (Path(params.previous) / "dataset.json").exists():
+            raise DatasetError(f"previous: {params.previous} is not a dataset: it has no dataset.json")
     try:
         if not params.dvc.repo:
             return profile_of(Dataset.open(Path(params.previous)))
         return _prepare_previous(params, scratch)
     except TroikaError as error:
-        findings.remarks.append(f"drift: not compared with {sayable(params.previous)}: {error}")
+        words = " ".join(str(error).split())
+        findings.remarks.append(f"drift: not compared with {sayable(params.previous)}: {words}")
         return None
 
 

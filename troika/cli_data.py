@@ -38,12 +38,14 @@ def data_changes(
         )
     if rev and not repo:
         raise ParameterError("--rev: give --repo, the DVC-tracked Git repository that it is a revision of, too")
+    if dataset and not repo and "://" in dataset:
+        raise ParameterError(f"--dataset: {dataset} is a URL; fetch what it leads to, and give the path of that")
     values: dict[str, str] = {}
     if dataset:
         values["prepare_data.source"] = "auto"
         values["prepare_data.path"] = dataset if repo else str(Path(dataset).absolute())
     if repo and rev:
-        values["prepare_data.dvc.repo"] = str(Path(repo).absolute()) if Path(repo).is_dir() else repo
+        values["prepare_data.dvc.repo"] = str(Path(repo).absolute()) if os.path.isdir(repo) else repo  # noqa: PTH112
         values["prepare_data.dvc.rev"] = rev
     if previous:
         values["prepare_data.previous"] = previous if repo else str(Path(previous).absolute())
@@ -74,9 +76,11 @@ def set_version(sections: dict[str, dict[str, Any]], *, files: bool) -> None:
 
 
 def _state_of(path: Path, *, follow_outside: bool) -> str:
+    from troika.datasets.sources.source import check_path
     from troika.datasets.sources.tree import Tree
 
     digest = hashlib.sha256()
+    check_path("path", str(path))
     if path.is_dir():
         tree = Tree(path, follow_outside=follow_outside)
         names = [*(found.name for found in tree.below("")), *tree.left_out]

@@ -4,7 +4,7 @@ import re
 
 # A secret may hold a slash, so all is left out up to the last @; in a file's URL an @ may be a folder's.
 _CREDENTIALS = re.compile(r"(\b(?!file:)[A-Za-z][A-Za-z0-9+.-]*:/{1,3})[^\s'\"]*@|(\bfile://)(?=[^/])[^\s'\"]*@")
-_QUERY = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*:/{1,3}[^\s'\"?]*\?)[^\s'\"]+")
+_QUERY = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*:/{1,3}[^\s'\"?]*\?)(?!\*\*\*)[^\s'\"]+")
 
 
 def without_credentials(text: str) -> str:

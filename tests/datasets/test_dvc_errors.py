@@ -12,7 +12,7 @@ from raw_images import prepare, random_images, write_folder
 from s3_server import s3_server
 
 from troika.cli_data import set_version
-from troika.datasets.dvc_errors import Reading, explained
+from troika.datasets.dvc_errors import Reading, explained, shown
 from troika.datasets.dvc_source import fetch, resolve
 from troika.errors import DatasetError, ParameterError
 
@@ -188,3 +188,30 @@ def test_an_exception_that_nobody_expected_is_a_sentence_too() -> None:
         raise OddError("an odd\nthing at http://me:secret@h/")
     with pytest.raises(KeyboardInterrupt), explained(Reading("/r", "v", "x")):
         raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://u:s3cr/et@host:1/x", "https://host:1/x"),
+        ("https://u:123/et@host/x", "https://host/x"),
+        ("https://u:s3cret@[::1/x", "https://***@[::1/x"),
+        ("https://u:s3cret@host:port/x", "https://***@host:port/x"),
+        ("https://u:p@host:8443/x?token=s3cret#s3cret", "https://host:8443/x"),
+    ],
+)
+def test_a_url_that_cannot_be_taken_apart_is_shown_without_secrets(url: str, expected: str) -> None:
+    assert shown(url) == expected
+
+
+def test_a_url_that_cannot_be_taken_apart_is_told_in_one_line(tmp_path: Path) -> None:
+    words = said("https://u:s3cr/et@[::1", tmp_path)
+    assert words.startswith("cannot read images of https://***@[::1 at revision main: ")
+    assert "s3cr" not in words
+
+
+def test_what_is_fetched_is_named_as_it_is_in_the_repository(repository: Path, tmp_path: Path) -> None:
+    (repository / "notes.txt").write_text("x")
+    commit(repository)
+    with pytest.raises(DatasetError, match=r"^notes\.txt of pictures at main is no file of images"):
+        prepare(tmp_path / "out", "notes.txt", dvc={"repo": str(repository), "rev": "main"})

@@ -1,13 +1,11 @@
 """Folders as people have them: what is taken for classes, for splits and for no image at all, and said so."""
 
-import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
-from raw_images import Made, prepare, random_images
+from picture_folders import Pictures, remarks, run
+from raw_images import prepare, random_images
 
 from troika.cli_data import set_version
 from troika.datasets.contract import SPLITS
@@ -15,50 +13,10 @@ from troika.datasets.sources.layout import split_of
 from troika.datasets.sources.tree import is_no_image, natural
 from troika.errors import DatasetError, ParameterError
 
-SHARE = {"validation_share": 0.2, "test_share": 0.2}
-
-
-class Pictures:
-    """Writes different pictures; knows where each went."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.names: dict[bytes, str] = {}
-        self._images = iter(random_images(2000, size=(6, 6), seed=zlib.crc32(root.name.encode())))
-
-    def write(self, folder: str, count: int = 40) -> "Pictures":
-        (self.root / folder).mkdir(parents=True, exist_ok=True)
-        for number in range(count):
-            self.put(f"{folder}/{number:03}.png" if folder else f"{number:03}.png")
-        return self
-
-    def put(self, name: str) -> Path:
-        image, path = next(self._images), self.root / name
-        Image.fromarray(image[..., 0]).save(path, "PNG")
-        self.names[image.tobytes()] = name
-        return path
-
-    def where(self, made: Made) -> dict[str, tuple[str, str]]:
-        """File -> (class, split) in the dataset."""
-        data = made.dataset
-        return {
-            self.names[image.tobytes()]: (data.info.classes[label], split)
-            for split in SPLITS
-            for image, label in zip(data.splits[split].images, data.splits[split].labels, strict=True)
-        }
-
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Pictures:
     return Pictures(tmp_path / "set")
-
-
-def run(pictures: Pictures, **changes: Any) -> Made:
-    return prepare(pictures.root.parent / "out", pictures.root, **changes)
-
-
-def remarks(made: Made) -> str:
-    return "\n".join(made.refused["remarks"])
 
 
 @pytest.mark.parametrize(
@@ -282,6 +240,25 @@ def test_what_is_no_image_by_its_name_is_left_out_and_does_not_count(pictures: P
 )
 def test_a_name_tells_what_is_no_image(name: str, expected: bool) -> None:
     assert is_no_image(name, is_folder=False) == expected
+
+
+def test_what_neither_its_name_nor_its_bytes_say_to_be_an_image_is_left_out(pictures: Pictures) -> None:
+    pictures.write("cat").write("dog")
+    litter = ["cat/set.names", "cat/a.sqlite3", "dog/a.geojson", "dog/a.torrent", "ZbThumbnail.info", "_SUCCESS"]
+    for name in litter:
+        (pictures.root / name).write_text("no image")
+    pictures.put("cat/photo.jpg_large")
+    pictures.put("cat/nosuffix")
+    made = run(pictures, max_refused_share=0.0)
+    assert sum(made.dataset.info.counts.values()) == 82
+    assert sorted(made.refused["left_out"]) == sorted(litter)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.pgm", "a.HEIC", "a.png", "a.psd", "nosuffix"])
+def test_what_should_be_an_image_by_its_name_is_refused_whatever_it_holds(pictures: Pictures, name: str) -> None:
+    pictures.write("cat").write("dog")
+    (pictures.root / "cat" / name).write_bytes(b"II*\0 no image")
+    assert run(pictures).quarantined() == {f"cat/{name}": "unreadable"}
 
 
 def version_of(path: Path, outside_link: str = "warn") -> str:

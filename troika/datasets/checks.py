@@ -128,7 +128,9 @@ def check_set(
     classes = source.classes
     if len(kept) and not counts.all():
         empty = [name for name, count in zip(classes, counts, strict=True) if count == 0]
-        findings.add_of_set("empty_class", f"no usable image of class {', '.join(empty)}")
+        why = next((entry for entry in findings.quarantined if entry.label in empty), None)
+        reason = f" ({why.name}: {why.problem}: {why.detail})" if why else ""
+        findings.add_of_set("empty_class", f"no usable image of class {', '.join(empty)}{reason}")
         numbers = np.cumsum(counts > 0) - 1
         labels[kept] = numbers[labels[kept]]
         classes = tuple(name for name, count in zip(classes, counts, strict=True) if count)

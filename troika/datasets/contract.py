@@ -20,7 +20,7 @@ from typing import Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from troika.datasets.keys import Keys, keys_of_files
 from troika.datasets.shards import ShardedImages
@@ -122,6 +122,14 @@ class Dataset:
             info = DatasetInfo.model_validate_json((folder / "dataset.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             raise DatasetError(f"{folder} is not a dataset: it has no dataset.json; run prepare_data") from None
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"]))
+            if where == "schema_version":
+                words = f"of version {problem['input']}, which another Troika wrote"
+            else:
+                words = f"damaged: {where}{': ' if where else ''}{problem['msg']}"
+            raise DatasetError(f"{folder}/dataset.json is {words}; run prepare_data again") from None
         except (OSError, ValueError) as error:
             raise DatasetError(f"{folder}/dataset.json is damaged: {error}; run prepare_data again") from None
         splits: dict[SplitName, Split] = {}

@@ -24,6 +24,7 @@ _SMALL_BYTES = 2**24
 """A file of up to so many bytes is read by one call."""
 _MOST_BYTES = 2**30
 """A larger file is not read."""
+_LFS_POINTER = b"version https://git-lfs"
 _MOST_WORDS = 300
 """Characters that are kept of an exception's text."""
 Problem = Callable[[str, str], None]
@@ -150,6 +151,8 @@ def _open(path: str) -> OpenedFile:
     content = _read(path, about.st_size)
     find = find_format(content[:HEAD])
     if find is None:
+        if content.startswith(_LFS_POINTER):
+            raise _Unusable("unreadable", "a pointer to Git LFS, not the image; run `git lfs pull` where it lies")
         raise _Unusable("unreadable", f"not an image of {', '.join(NAMES)}")
     return find(content)
 

@@ -59,13 +59,18 @@ def explained(reading: Reading) -> Iterator[None]:
 
 def shown(repo: str) -> str:
     """The repository as it may be told to anyone: a URL without user and password, a folder by its name."""
-    parts = urlsplit(repo)
+    try:
+        # Without what may be a secret first: a slash in a password would make a host and a port of its beginning.
+        parts = urlsplit(without_credentials(repo))
+        port = parts.port
+    except ValueError:
+        return without_credentials(repo)
     if not parts.scheme or parts.scheme == "file":
         if "@" in repo and ":" in repo and not Path(repo).exists():
             return repo  # git@host:path: the user is no secret
         return Path(parts.path or repo).resolve().name
     host = parts.hostname or ""
-    return urlunsplit((parts.scheme, f"{host}:{parts.port}" if parts.port else host, parts.path, "", ""))
+    return urlunsplit((parts.scheme, f"{host}:{port}" if port else host, parts.path, "", ""))
 
 
 def read_remote(repo: Any, reading: Reading) -> None:
@@ -135,7 +140,7 @@ def _advice(causes: list[BaseException], reading: Reading) -> str:
     def has(*kinds: type[BaseException]) -> bool:
         return any(isinstance(cause, kinds) for cause in causes)
 
-    folder = urlsplit(reading.repo).path or reading.repo
+    folder = reading.repo.removeprefix("file://")
     answers = (
         ("not owned by" in text, f"if you trust its owner: git config --global --add safe.directory {folder}"),
         ("RevError" in names, "give a tag, branch or commit that is there; tags are pushed by `git push --tags`"),

@@ -8,7 +8,7 @@ from troika.datasets.sources.folder import open_folder
 from troika.datasets.sources.idx import find_idx, open_idx
 from troika.datasets.sources.npz import open_npz
 from troika.datasets.sources.settings import SourceParams
-from troika.datasets.sources.source import ImageSource
+from troika.datasets.sources.source import ImageSource, check_path
 from troika.errors import DatasetError, ParameterError
 
 SOURCES: dict[str, Callable[[SourceParams], ImageSource]] = {
@@ -26,6 +26,8 @@ def open_source(params: SourceParams) -> ImageSource:
         ParameterError: there is no such source, or it wants (no) path.
         DatasetError: the files do not hold what they should.
     """
+    if params.path:
+        check_path("path", params.path)
     name = params.source
     if name == "auto":
         name = _kind_at(params.path)
@@ -50,6 +52,10 @@ def _kind_at(text: str) -> str:
         raise DatasetError(f"{path} does not exist; path must name a folder, a .npz file or an IDX file")
     if path.suffix.casefold() == ".npz":
         return "npz"
+    if not path.is_file():
+        raise DatasetError(
+            f"{path} is neither a file nor a folder; path must name a folder, a .npz or an IDX file"
+        )
     if what := _what(path):
         raise DatasetError(f"{path} is {what}; path must name a folder of images, a .npz file or an IDX file")
     return "idx"

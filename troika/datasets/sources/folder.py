@@ -83,7 +83,13 @@ def _form(params: SourceParams, root: Path, names: Sequence[str]) -> Form:
         found = (size_of(str(root / name), params.max_pixels) for name in names)
         first = next((header for header in found if header is not None), None)
         if first is None:
-            raise DatasetError(f"{root} holds no readable image: none of its {len(names)} files is one")
+            note = decode_files(
+                [str(root / names[0])], Form((1, 1), True, 3, True, params.max_pixels, params.policies)
+            ).notes[0]
+            raise DatasetError(
+                f"{root} holds no readable image: none of its {len(names)} files is one; the first, "
+                f"{sayable(names[0])}, is {note.problem}: {note.detail}"
+            )
         size = first
     grey = Form(size, bool(params.image_size), 1, params.colour == "grey", params.max_pixels, params.policies)
     if params.colour == "grey":

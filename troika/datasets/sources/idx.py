@@ -25,6 +25,8 @@ from troika.errors import DatasetError, ParameterError
 _IMAGES = re.compile(r"(?P<part>.*?)images(?P<mark>[.-])idx[34]-ubyte(\.gz)?")
 _PARTS = re.compile(r"(train|t10k|test|validation|valid|val)[-_.]?$")
 _DEEPEST = 50
+_MOST_FOLDERS = 4
+"""Where there are more beside one another, they are class folders."""
 _GZIP_RATIO = 1040
 """Deflate cannot make a file smaller by more than 1,032 times."""
 
@@ -38,18 +40,30 @@ class _Pair:
 
 
 def find_idx(folder: Path) -> Path | None:
-    """Return the folder that IDX images lie in: this one, or one below that is alone; None: there is none."""
-    tree = Tree(folder, follow_outside=True)
-    at = ""
-    while at.count("/") < _DEEPEST:
-        folders, files = tree.look(at)
-        names = (*folders, *(file.name for file in files), *tree.left_out)
-        if any(_IMAGES.fullmatch(name.rsplit("/", 1)[-1]) for name in names):
-            return folder / at
-        if len(folders) != 1 or files:
-            return None
-        at = folders[0]
-    return None
+    """Return the folder that IDX images lie in: this one, or the only one below it that does; None: there is none.
+
+    Raises:
+        DatasetError: several folders hold IDX images, and it cannot be told which are meant.
+    """
+    found = _folders_with_idx(Tree(folder, follow_outside=True), "")
+    if len(found) > 1:
+        raise DatasetError(
+            f"{folder} holds IDX files in several folders: {sayable(', '.join(found))}; give the path of one, "
+            "or put the files of one set into one folder"
+        )
+    return folder / found[0] if found else None
+
+
+def _folders_with_idx(tree: Tree, at: str) -> list[str]:
+    """Return those that hold IDX images, below folders that hold no other files and only a few folders."""
+    before = len(tree.left_out)
+    folders, files = tree.look(at)
+    names = (*folders, *(file.name for file in files), *tree.left_out[before:])
+    if any(_IMAGES.fullmatch(name.rsplit("/", 1)[-1]) for name in names):
+        return [at]
+    if files or len(folders) > _MOST_FOLDERS or at.count("/") >= _DEEPEST:
+        return []
+    return [name for folder in folders for name in _folders_with_idx(tree, folder)]
 
 
 def labels_beside(images: str) -> list[str]:
@@ -213,7 +227,7 @@ def _sizes(path: Path, axes: tuple[int, ...]) -> tuple[int, ...]:
             raise DatasetError(f"{path} has {head[3]} axes; expected {' or '.join(map(str, axes))}")
         sizes = tuple(int(size) for size in np.frombuffer(_take(file, 4 * head[3], path), ">u4"))
     promised = int(np.prod([float(size) for size in sizes]))
-    room = path.stat().st_size * (_GZIP_RATIO if path.suffix == ".gz" else 1)
+    room = path.stat().st_size * (_GZIP_RATIO if _is_packed(path) else 1)
     if promised > room:
         raise DatasetError(f"{path} promises {sizes}, more than a file of {path.stat().st_size} bytes can hold")
     return sizes
@@ -236,7 +250,13 @@ def _read(pair: _Pair, shape: tuple[int, int, int], transpose: bool) -> Iterator
 
 
 def _open(path: Path) -> BinaryIO:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    """Open a file for reading; whether it is packed its first bytes say, for browsers unpack and keep the name."""
+    return gzip.open(path) if _is_packed(path) else path.open("rb")  # type: ignore[return-value]
+
+
+def _is_packed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def _take(file: BinaryIO, count: int, path: Path) -> bytes:

@@ -19,6 +19,7 @@ from troika.datasets.sources.source import ImageSource, block_images, examined, 
 from troika.errors import DatasetError, ParameterError
 
 _UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+_TYPES = {"images": "np.uint8", "labels": "np.int64", "classes": "str"}
 _MOST_NAMES_BYTES = 16 * 2**20
 _BOMB_RATIO, _BOMB_BYTES = 200, 2**30
 
@@ -87,7 +88,10 @@ def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
     members = {name.removesuffix(".npy"): info for name, info in members.items()}
     for key in ("images", "labels"):
         if key not in members:
-            raise DatasetError(f"{path} has no array {key!r}; it holds {sorted(members) or 'nothing'}")
+            raise DatasetError(
+                f"{path} has no array {key!r}; it holds {sorted(members) or 'nothing'}; "
+                "save it as np.savez(path, images=..., labels=...)"
+            )
     return members
 
 
@@ -104,7 +108,10 @@ def _header(
             raise ValueError(f"array {name!r} has format version {version}")
         shape, fortran, dtype = read[version](file)  # type: ignore[no-untyped-call]
         if dtype.hasobject:
-            raise DatasetError(f"{path} is refused: array {name!r} holds Python objects, which could run code")
+            raise DatasetError(
+                f"{path} is refused: array {name!r} holds Python objects, which could run code; "
+                f"save it with dtype={_TYPES.get(name)}"
+            )
         promised = int(np.prod([float(size) for size in shape])) * dtype.itemsize
         if promised > info.file_size:
             raise ValueError(f"array {name!r} promises {shape}, more than its {info.file_size} bytes")

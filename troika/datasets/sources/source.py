@@ -1,5 +1,7 @@
 """What a source of images gives: their number, classes and names, and the images block by block."""
 
+import errno
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -15,6 +17,7 @@ from troika.datasets.contract import Images, Labels, Origin
 from troika.datasets.cores import usable_cores
 from troika.datasets.facts import Facts, facts_of
 from troika.datasets.problems import Finding
+from troika.errors import DatasetError
 
 BLOCK_BYTES = 2 * 2**20
 Item = TypeVar("Item")
@@ -62,6 +65,29 @@ class ImageSource:
 
 class ColourFoundError(Exception):
     """A set that looked grey holds an image in colour, so all of it must be read again, in RGB."""
+
+
+def check_path(parameter: str, text: str) -> None:
+    """Look whether a path that a parameter names can be looked at; it need not be there.
+
+    Raises:
+        DatasetError: it is a URL, too long, or behind a folder that may not be read.
+    """
+    shown = sayable(text if len(text) < _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}...")
+    if "://" in text:
+        raise DatasetError(f"{parameter}: {shown} is a URL; fetch what it leads to, and give the path of that")
+    try:
+        os.stat(text)  # noqa: PTH116
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.ELOOP:
+            return  # a link that leads to nothing
+        reason = getattr(error, "strerror", None) or error
+        raise DatasetError(f"{parameter}: {shown} cannot be read: {reason}; give another path") from None
+
+
+_LONGEST_SHOWN = 200
 
 
 def sayable(name: str) -> str:

@@ -1,10 +1,12 @@
 """One walk over a folder: what may be an image, what is none by its name, and where links lead.
 
-`prepare_data` and the hash by which `troika run` sees changed files use the same walk. Reads names, no content.
+`prepare_data` and the hash by which `troika run` sees changed files use the same walk. Reads names, and only where
+a name says nothing the first bytes.
 """
 
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -12,6 +14,7 @@ from mimetypes import MimeTypes
 from pathlib import Path
 from typing import NamedTuple
 
+from troika.datasets.formats import HEAD, find_format
 from troika.errors import DatasetError
 
 _TYPES = MimeTypes()  # Python's own table, whatever this machine's files say
@@ -26,7 +29,15 @@ _NO_IMAGE_NAMES = re.compile(
     r"|manifest|md5sums|notice|readme|sha1sums|sha256sums|thumbs\.db.*|version",
     re.DOTALL,
 )
+_OTHER_IMAGES = re.compile(
+    r"\.(apng|arw|avif|bmp|cr[23]|dcm|dds|dib|dng|exr|gif|hdr|hei[cf]s?|ico|j2k|jfif|jif|jp2|jpe|jpe?g|jpf|jpm|jps"
+    r"|jpx|jxl|mpo|nef|orf|p[bgnp]m|pam|pcx|pfm|pjpeg|png|psd|qoi|raf|ras|raw|rw2|sgi|svg|tga|tiff?|webp|x[bpc][fm])"
+)
+"""Suffixes of images, of those too that are not read: such a file is refused by name, whatever it holds."""
 _NO_IMAGE_FOLDERS = {
+    "#recycle",
+    "@recycle",
+    "recycler",
     "__macosx",
     "__pycache__",
     "@eadir",
@@ -113,6 +124,8 @@ class Tree:
             link, is_folder = entry.is_symlink(), _is_folder(entry)
             if entry.name.startswith(".") or is_no_image(entry.name, is_folder):
                 self._left_out[f"{name}/" if is_folder else name] = None
+            elif not is_folder and is_of_unknown_kind(entry.name) and not _begins_as_image(entry.path):
+                self._left_out[name] = None
             elif is_folder and (not link or self._follow or not self._is_outside(name)):
                 folders.append(name)
             elif is_folder:
@@ -121,7 +134,17 @@ class Tree:
                 files.append(Found(name, _OUTSIDE_FILE if self._is_outside(name) else None))
             else:
                 files.append(Found(name, _BEHIND_LINK if outside else None))
+        if folders and files:
+            # What has no suffix may be a note about the folders, such as `_SUCCESS`.
+            files = [file for file in files if not self._leave_out_note(file)]
         return sorted(folders, key=natural), sorted(files)
+
+    def _leave_out_note(self, file: Found) -> bool:
+        base = file.name.rsplit("/", 1)[-1]
+        if "." in base or _begins_as_image(os.path.join(self.root, file.name)):  # noqa: PTH118
+            return False
+        self._left_out[file.name] = None
+        return True
 
     def _entries(self, folder: str) -> list[os.DirEntry[str]]:
         path = self.root / folder
@@ -157,6 +180,25 @@ def is_no_image(name: str, is_folder: bool) -> bool:
         return folded in _NO_IMAGE_FOLDERS
     suffix = os.path.splitext(folded)[1]  # noqa: PTH122
     return _is_of_no_image(suffix) or _NO_IMAGE_NAMES.fullmatch(folded) is not None
+
+
+def is_of_unknown_kind(name: str) -> bool:
+    """Whether a name has a suffix that says neither an image nor anything else: `photo.jpg_large`, `set.names`."""
+    suffix = os.path.splitext(name.casefold())[1]  # noqa: PTH122
+    if not suffix or _OTHER_IMAGES.fullmatch(suffix) or _is_of_no_image(suffix):
+        return False
+    return not (_TYPES.guess_type(f"x{suffix}")[0] or "").startswith("image/")
+
+
+def _begins_as_image(path: str) -> bool:
+    """Whether a file begins as one that is read; True for what cannot be opened, of which decoding tells."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
+            return True
+        with open(path, "rb") as file:  # noqa: PTH123
+            return find_format(file.read(HEAD)) is not None
+    except OSError:
+        return True
 
 
 @lru_cache
