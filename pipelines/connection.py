@@ -129,6 +129,17 @@ class Connection:
         self._check_json()
         return answer
 
+    def identity(self, answer: Any, field: str) -> str:
+        """Return the id of what an answer describes.
+
+        Raises:
+            KubeflowError: it has none, so that the answer is something else's, such as `{}` of a gateway.
+        """
+        found = getattr(answer, field, None)
+        if not found:
+            raise self._not_kubeflow(f"an answer without {field}")
+        return str(found)
+
     def call_patiently(
         self, say: Callable[[str], None], method: Callable[..., Any], *arguments: Any, **options: Any
     ) -> Any:

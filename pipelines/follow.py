@@ -80,8 +80,24 @@ def retry_lost(connection: Connection, run: Any, retries: Mapping[str, int] | No
         say(f"  {names}: a pod was lost again, and the run has been tried again before; the API does so once")
         return False
     say(f"  {names}: its pod was lost (deleted, evicted or preempted); the run is tried again, once")
+    asked_before = False
+
+    def again() -> None:
+        nonlocal asked_before
+        # Where the answer was lost, the run may go on already; a second retry would be refused.
+        if asked_before:
+            found = connection.call(connection.runs.run_service_get_run, str(run.run_id))
+            if found.state not in ENDED or tried_again(found):
+                return
+        asked_before, twice = True, asked_before
+        try:
+            connection.call(connection.runs.run_service_retry_run, str(run.run_id))
+        except KubeflowError as error:
+            if not (twice and error.status == 500):
+                raise
+
     try:
-        connection.call(connection.runs.run_service_retry_run, str(run.run_id))
+        connection.patiently(say, again)
     except KubeflowError as error:
         say("  " + _REFUSED_RETRY.format(error))
         return False
@@ -106,13 +122,13 @@ class _Follower:
 
     def watch(self, poll_seconds: float, retry: bool) -> Any:
         ended_before: Any = None
-        retried_at = 0.0
+        retried, retried_at = False, 0.0
         while True:
             run = self._read()
             tasks = RunTasks(run)
             # The answer may still be that of before the run was tried again.
             stale = (
-                ended_before is not None
+                retried
                 and run.state in ENDED
                 and run.finished_at == ended_before
                 and self._now - retried_at < _BEGIN_AGAIN_SECONDS
@@ -122,9 +138,9 @@ class _Follower:
             if run.state in ENDED and not stale:
                 if run.state == "SUCCEEDED":
                     return run
-                again = retry and run.state == "FAILED" and ended_before is None
+                again = retry and run.state == "FAILED" and not retried
                 if again and retry_lost(self._connection, run, self._retries, self._say):
-                    ended_before, retried_at = run.finished_at, self._now
+                    retried, ended_before, retried_at = True, run.finished_at, self._now
                     self._states.clear()
                     self._attempts.clear()
                 else:
@@ -139,6 +155,7 @@ class _Follower:
             run = self._connection.call_patiently(
                 self._say, self._connection.runs.run_service_get_run, self._run_id
             )
+            self._connection.identity(run, "run_id")
         except KubeflowError as error:
             if not self._seen and not error.transient:
                 raise  # there is no such run, or it may not be seen

@@ -99,6 +99,7 @@ def reconcile(kubeflow: Kubeflow, declared: Mapping[str, RecurringRun], experime
             if found.description == description
             and found.pipeline_version_reference is not None
             and found.pipeline_version_reference.pipeline_version_id == version.pipeline_version_id
+            and _enabled(found) == run.enabled
         ]
         if same:
             _delete(kubeflow, [found for found in old if found is not same[0]])
@@ -155,10 +156,12 @@ def promote(kubeflow: Kubeflow, version_name: str | None, only: list[str], exper
         reference = found[0].pipeline_version_reference
         before = names.get(reference.pipeline_version_id if reference else None, "the newest")
         if reference is not None and reference.pipeline_version_id == version.pipeline_version_id:
+            _delete(kubeflow, found[1:])
             say(f"  {name:<20} unchanged, {version.display_name}")
             continue
-        enabled = str(found[0].mode) == "ENABLE" or str(found[0].status) == "ENABLED"
-        _create(kubeflow, name, enabled, found[0].to_dict(), found[0].description, version, experiment_id)
+        _create(
+            kubeflow, name, _enabled(found[0]), found[0].to_dict(), found[0].description, version, experiment_id
+        )
         _delete(kubeflow, found)
         say(f"  {name:<20} {before} -> {version.display_name}")
     if not there:
@@ -209,7 +212,7 @@ def _pipeline(kubeflow: Kubeflow) -> tuple[str, list[Any]]:
 
 
 def _kept(kubeflow: Kubeflow, experiment_id: str) -> dict[str, list[Any]]:
-    """The recurring runs that a file declared, by name; an interrupted change leaves two of a name."""
+    """The recurring runs that a file declared, by name; an interrupted change leaves two of a name, newest first."""
     api = kubeflow.connection
     found: dict[str, list[Any]] = {}
     for run in api.all(
@@ -221,7 +224,13 @@ def _kept(kubeflow: Kubeflow, experiment_id: str) -> dict[str, list[Any]]:
     ):
         if (run.description or "").startswith(_MARK):
             found.setdefault(run.display_name, []).append(run)
-    return found
+    # The later one of an interrupted change is what was wanted; of one second, the one that is listed later.
+    return {name: sorted(runs, key=made_at)[::-1] for name, runs in found.items()}
+
+
+def _enabled(found: Any) -> bool:
+    """Whether a recurring run that is there starts runs; whoever uses Kubeflow's pages may have changed that."""
+    return str(found.mode or found.status) in {"ENABLE", "ENABLED"}
 
 
 def _pin(
@@ -281,7 +290,7 @@ def _create(
     api = kubeflow.connection
     schedule = body["trigger"]["cron_schedule"]
     try:
-        api.call(
+        made = api.call(
             api.recurring_runs.recurring_run_service_create_recurring_run,
             kfp_server_api.V2beta1RecurringRun(
                 display_name=name,
@@ -302,6 +311,7 @@ def _create(
                 service_account=body.get("service_account") or kubeflow.service_account,
             ),
         )
+        api.identity(made, "recurring_run_id")  # else the old one would be deleted for nothing
     except KubeflowError as error:
         done = "it may have been made; the same command again puts it right" if error.transient else "not made"
         raise KubeflowError(f"{name}: {done}, and what was there is as it was: {error}") from None

@@ -112,9 +112,11 @@ class Kubeflow:
         for version in there:
             if name in {version.display_name, version.name}:
                 newest = str(there[0].display_name)
-                return Uploaded(pipeline_id, str(version.pipeline_version_id), name, new=False, newest=newest)
+                return Uploaded(
+                    pipeline_id, api.identity(version, "pipeline_version_id"), name, new=False, newest=newest
+                )
         made = api.call(api.uploads.upload_pipeline_version, str(package), name=name, pipelineid=pipeline_id)
-        return Uploaded(pipeline_id, str(made.pipeline_version_id), name, new=True, newest=name)
+        return Uploaded(pipeline_id, api.identity(made, "pipeline_version_id"), name, new=True, newest=name)
 
     def _make_pipeline(self, name: str) -> str:
         """Make a pipeline without a version; the SDK's way makes a version of the pipeline's name, too."""
@@ -123,7 +125,7 @@ class Kubeflow:
             api.pipelines.pipeline_service_create_pipeline,
             kfp_server_api.V2beta1Pipeline(display_name=name, name=name, namespace=api.namespace),
         )
-        return str(made.pipeline_id)
+        return api.identity(made, "pipeline_id")
 
     def experiment(self, name: str) -> str:
         """Return the id of the namespace's experiment of this name, which is made if there is none."""
@@ -142,7 +144,7 @@ class Kubeflow:
                 api.experiments.experiment_service_create_experiment,
                 kfp_server_api.V2beta1Experiment(display_name=name, namespace=api.namespace),
             )
-            return str(made.experiment_id)
+            return api.identity(made, "experiment_id")
 
         return str(api.patiently(self.say, find))
 
@@ -194,7 +196,7 @@ class Kubeflow:
                     if run.display_name == name:
                         return str(run.run_id)
             asked_before = True
-            return str(api.call(api.runs.run_service_create_run, wanted).run_id)
+            return api.identity(api.call(api.runs.run_service_create_run, wanted), "run_id")
 
         return str(api.patiently(self.say, start))
 

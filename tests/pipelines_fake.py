@@ -45,8 +45,8 @@ class FakeKubeflow:
         self.faults: list[int | str] = []
         """What the next requests meet: a status, `drop` for a dropped connection, `lost` for an answer that is
         dropped after its work was done, `page` for a login page. Never the question for health."""
-        self.fault_of: dict[str, int | str] = {}
-        """The same by method and path, such as `POST /runs`; met once."""
+        self.fault_of: dict[str, int | str | dict[str, Any]] = {}
+        """The same by method and path, such as `POST /runs`; met once. A dict: JSON of something in between."""
         self.fault_of_each: int | str | None = None
         """What each request meets when it comes for the first time."""
         self.token: str | None = None
@@ -84,12 +84,14 @@ class FakeKubeflow:
         return app
 
     def _fault(self) -> Any:
-        fault = self.fault_of.pop(f"{request.method} {request.path.removeprefix(API)}", None)
+        fault: Any = self.fault_of.pop(f"{request.method} {request.path.removeprefix(API)}", None)
         if fault is None and self.faults:
             fault = self.faults.pop(0)
         if fault is None and self.paths.count(self.paths[-1]) == 1:
             fault = self.fault_of_each
         if fault is not None:
+            if isinstance(fault, dict):
+                return Response(json.dumps(fault), mimetype="application/json")
             if fault == "page":
                 return Response(LOGIN_PAGE, mimetype="text/html")
             if fault == "drop":

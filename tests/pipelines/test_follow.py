@@ -121,6 +121,34 @@ def test_a_run_that_was_tried_again_is_not_tried_a_third_time(fake: FakeKubeflow
     assert len(fake.asked("POST", "/runs/r0:retry")) == 1
 
 
+@pytest.mark.usefixtures("no_waiting")
+def test_a_retry_of_a_run_without_an_end_is_asked_for_once(fake: FakeKubeflow) -> None:
+    failed = recorded(DELETED) | {"finished_at": None}
+    fake.plays = [failed]
+    assert follow(fake)[0] == 1
+    assert len(fake.asked("POST", "/runs/r0:retry")) == 1
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("fault", [502, "drop", "lost"])
+def test_a_retry_whose_answer_is_lost_is_asked_for_again(fake: FakeKubeflow, fault: int | str) -> None:
+    fake.fault_of["POST /runs/r0:retry"] = fault
+    fake.plays = [recorded(DELETED)] * 3 + [{"state": "RUNNING"}, recorded("run_released")]
+    fake.refuse_retry = fault == "lost"  # the first was accepted
+    status, output = follow(fake)
+    assert status == 0, output
+    assert "refuses to try the run again" not in output
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("answer", [{}, {"error": "login required"}])
+def test_an_answer_that_is_no_run_is_not_followed(fake: FakeKubeflow, answer: dict[str, str]) -> None:
+    fake.fault_of["GET /runs/r0"] = answer
+    status, output = follow(fake)
+    assert status == 1
+    assert "an answer without run_id" in output
+
+
 def test_a_refused_retry_is_one_sentence(fake: FakeKubeflow) -> None:
     fake.plays = [recorded(DELETED)]
     fake.refuse_retry = True

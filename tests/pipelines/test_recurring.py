@@ -113,6 +113,59 @@ def test_a_refused_change_keeps_the_old_one(fake: FakeKubeflow, tmp_path: Path) 
     assert "parameter environment is not optional" in output
 
 
+@pytest.mark.parametrize("answer", [{}, {"error": "login required"}])
+def test_an_answer_that_made_nothing_keeps_the_old_one(
+    fake: FakeKubeflow, tmp_path: Path, answer: dict[str, Any]
+) -> None:
+    submit(fake)
+    recurring(fake, declare(tmp_path / "a.yaml", nightly=NIGHTLY))
+    before = dict(fake.recurring)
+    for command in ([declare(tmp_path / "b.yaml", nightly={**NIGHTLY, "cron": "0 0 3 * * *"})], ["promote"]):
+        fake.fault_of["POST /recurringruns"] = answer
+        submit(fake, *OTHER_IMAGE)
+        status, output = recurring(fake, *command)
+        assert (status, fake.recurring) == (1, before), output
+        assert "an answer without recurring_run_id" in output
+
+
+def test_what_an_interrupted_promotion_left_is_put_right(fake: FakeKubeflow, tmp_path: Path) -> None:
+    submit(fake)
+    recurring(fake, declare(tmp_path / "a.yaml", nightly=NIGHTLY))
+    submit(fake, *OTHER_IMAGE)
+    (identity,) = fake.recurring
+    fake.fault_of[f"DELETE /recurringruns/{identity}"] = 400
+    status, output = recurring(fake, "promote")
+    assert (status, "the same command again deletes it" in output) == (1, True)
+    assert len(fake.recurring) == 2
+    fake.recurring = dict(reversed(fake.recurring.items()))  # the order of the list is the server's
+    assert recurring(fake, "promote")[0] == 0
+    assert pins(fake) == {"nightly": "v1"}
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_what_was_paused_or_resumed_by_hand_is_put_right(
+    fake: FakeKubeflow, tmp_path: Path, declared: bool
+) -> None:
+    submit(fake)
+    path = declare(tmp_path / "a.yaml", nightly={**NIGHTLY, "enabled": declared})
+    recurring(fake, path)
+    (run,) = fake.recurring.values()
+    run["mode"] = "DISABLE" if declared else "ENABLE"
+    output = recurring(fake, path)[1]
+    assert by_name(fake)["nightly"]["mode"] == ("ENABLE" if declared else "DISABLE")
+    assert "changed" in output
+
+
+def test_a_paused_run_stays_paused_whatever_its_status_was(fake: FakeKubeflow, tmp_path: Path) -> None:
+    submit(fake)
+    recurring(fake, declare(tmp_path / "a.yaml", nightly={**NIGHTLY, "enabled": False}))
+    (run,) = fake.recurring.values()
+    run["status"] = "ENABLED"  # Kubeflow's last word on its controller, which may be older
+    submit(fake, *OTHER_IMAGE)
+    recurring(fake, "promote")
+    assert by_name(fake)["nightly"]["mode"] == "DISABLE"
+
+
 def test_an_impossible_declaration_changes_nothing(fake: FakeKubeflow, tmp_path: Path) -> None:
     submit(fake)
     recurring(fake, declare(tmp_path / "a.yaml", nightly=NIGHTLY))

@@ -130,6 +130,15 @@ def test_a_start_whose_answer_is_lost_is_not_made_twice(
     assert f"{fake.url}/#/runs/details/r0" in output
 
 
+@pytest.mark.parametrize("path", ["pipelines", "pipelines/upload_version", "experiments", "runs"])
+def test_an_answer_that_made_nothing_starts_nothing(fake: FakeKubeflow, path: str) -> None:
+    fake.fault_of[f"POST /{path}"] = {}
+    status, output = submit(fake)
+    assert (status, fake.runs) == (1, {})
+    assert "None" not in output
+    assert "an answer without" in output
+
+
 def test_nobody_needs_to_follow(fake: FakeKubeflow) -> None:
     fake.plays = [recorded("run_train_pod_deleted")]
     status, output = submit(fake, "--no-follow")
