@@ -212,7 +212,7 @@ def _pipeline(kubeflow: Kubeflow) -> tuple[str, list[Any]]:
 
 
 def _kept(kubeflow: Kubeflow, experiment_id: str) -> dict[str, list[Any]]:
-    """The recurring runs that a file declared, by name; an interrupted change leaves two of a name, newest first."""
+    """The recurring runs that a file declared, by name, the newest first: an interrupted change leaves two."""
     api = kubeflow.connection
     found: dict[str, list[Any]] = {}
     for run in api.all(

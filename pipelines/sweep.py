@@ -7,13 +7,14 @@ pipeline is compiled, so that a package says which ones it runs.
 # ruff: noqa: PLC0415 - KFP copies the source of each wrapper, which imports what it needs from the image
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from kfp import dsl
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from scipy import stats
 from sklearn.model_selection import ParameterGrid, ParameterSampler
 
@@ -21,7 +22,7 @@ from components.step import check_sections, resolve_params
 from pipelines import steps as wrappers
 from pipelines.cluster import Cluster, apply
 from pipelines.graph import margin, train_and_release, without_nulls
-from pipelines.package import check_values, write_package
+from pipelines.package import EXACT, check_values, write_package
 from troika.errors import ParameterError
 from troika.params import Params, nested, read_mapping
 
@@ -58,6 +59,8 @@ def compile_sweep(
         ParameterError: a trial's parameters are not valid, which is told now and not hours later; or too many.
     """
     points = sweep.points()
+    for point in points:
+        check_values(point, "a trial of the sweep", nulls=False)
     size = len(json.dumps(sweep.table()))
     if size > _LARGEST_TABLE:
         raise ParameterError(
@@ -70,7 +73,6 @@ def compile_sweep(
             raise ParameterError(
                 f"parameters: {shared[0]} is the same for all trials; search those of {', '.join(_SEARCHED)}"
             )
-        check_values(point, "a trial of the sweep", nulls=False)
         for name in point:
             step = getattr(import_module(f"components.{name}"), name)
             resolve_params(step, sections[name], overrides=point, where="a trial of the sweep")
@@ -96,6 +98,8 @@ class Space(Params):
             return self
         if self.type == "categorical" or self.min is None or self.max is None or self.min >= self.max:
             raise ValueError("give values, or for double and int a min below a max")
+        if self.type == "int" and not all(end.is_integer() and abs(end) <= EXACT for end in (self.min, self.max)):
+            raise ValueError(f"min and max of an int are whole numbers of at most {EXACT}")
         if self.log and (self.min <= 0 or self.type != "double"):
             raise ValueError("log is for double, with a min above 0")
         return self
@@ -115,6 +119,16 @@ class Objective(Params):
 
     metric: str
     goal: Literal["minimize", "maximize"]
+
+    @field_validator("metric")
+    @classmethod
+    def _is_measured(cls, metric: str) -> str:
+        from troika.quality.tally import NOTES
+
+        # A word that nothing measures would be found out by `compare`, after all trials.
+        if metric not in NOTES:
+            raise ValueError(f"there is no figure {metric!r}; there are {', '.join(NOTES)}")
+        return metric
 
 
 class Sweep(Params):
@@ -139,7 +153,22 @@ class Sweep(Params):
             for name, space in self.parameters.items():
                 if space.values is None:
                     raise ValueError(f"parameters.{name}: a grid needs values")
+        for name in self.parameters:
+            if inner := [other for other in self.parameters if other.startswith(f"{name}.")]:
+                raise ValueError(f"parameters: {inner[0]} is a part of {name}, and one would replace the other")
+        if self.possible is not None:
+            if self.algorithm == "grid" and self.possible > _MOST:
+                raise ValueError(f"the sweep has {self.possible} trials; {_MOST} are the most")
+            if self.trials is not None and self.possible < self.trials:
+                raise ValueError(f"trials: these values have {self.possible} combinations, not {self.trials}")
         return self
+
+    @property
+    def possible(self) -> int | None:
+        """How many combinations its values have; None where one is drawn from a range."""
+        if any(space.values is None for space in self.parameters.values()):
+            return None
+        return math.prod(len(space.values or ()) for space in self.parameters.values())
 
     def table(self) -> dict[str, list[Any]]:
         """Return `names` of the changed parameters, and of each trial their values in `rows`; always the same.

@@ -177,7 +177,7 @@ def test_a_trial_whose_seed_would_be_rounded_is_refused(tmp_path: Path) -> None:
     sweep = Sweep.parse(
         {
             "algorithm": "grid",
-            "objective": {"metric": "a", "goal": "minimize"},
+            "objective": {"metric": "precision", "goal": "minimize"},
             "parameters": {"train.seed": {"type": "int", "values": [1, EXACT + 1]}},
         },
         "test",

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,21 @@ def test_a_random_search_is_within_its_ranges_and_can_be_repeated() -> None:
         ({"parameters": {"train.seed": {"type": "categorical", "min": 1, "max": 2}}}, "give values"),
         ({"parameters": {"train.x": {"type": "double", "min": 0, "max": 1, "log": True}}}, "min above 0"),
         ({"objective": {"metric": "a", "goal": "best"}}, "goal"),
+        (
+            {"objective": {"metric": "frechet_distence", "goal": "minimize"}},
+            "no figure 'frechet_distence'; there are",
+        ),
+        ({"parameters": {"train.seed": {"type": "int", "min": 0.5, "max": 0.9}}}, "whole numbers"),
+        ({"parameters": {"train.seed": {"type": "int", "min": 0, "max": 1e30}}}, "whole numbers of at most"),
+        (
+            {"parameters": {f"train.k{n}": {"type": "int", "values": [*range(99)]} for n in range(9)}},
+            "500 are the m",
+        ),
+        (
+            {"parameters": {name: {"type": "categorical", "values": [1]} for name in ("train.seed", "train")}},
+            "train.seed is a part of train, and one would replace the other",
+        ),
+        ({**RANDOM, "parameters": {"train.seed": {"type": "int", "values": [1, 2]}}}, "have 2 combinations"),
     ],
 )
 def test_a_wrong_sweep_names_what_is_wrong(changes: dict[str, Any], message: str) -> None:
@@ -81,6 +97,7 @@ def test_a_wrong_sweep_names_what_is_wrong(changes: dict[str, Any], message: str
     [
         {"train.stepz": {"type": "int", "values": [1]}},
         {"train.steps": {"type": "int", "values": [-1]}},
+        {"train.steps": {"type": "categorical", "values": [date(2026, 1, 1)]}},
         {"tarin.steps": {"type": "int", "values": [1]}},
         {"prepare_data.steps": {"type": "int", "values": [1]}},  # would be the same in every trial
     ],
