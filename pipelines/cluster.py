@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kfp import dsl, kubernetes
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from components.step import STEP_ENVIRONMENT, STEPS
 from pipelines.kubernetes_rules import (
@@ -146,6 +146,13 @@ class Cluster(Params):
         if len(set(self.image_pull_secrets)) < len(self.image_pull_secrets):
             raise ValueError("image_pull_secrets: one is named twice")
         return self
+
+    @field_validator("training_state")
+    @classmethod
+    def _is_no_other_volume(cls, name: str | None) -> str | None:
+        if name in OWNED_VOLUMES:
+            raise ValueError(f"the pod has another volume that is named {name}")
+        return name
 
     def _check_secrets_of(self, step: str, wanted: StepResources) -> None:
         """Raise ValueError where a pod would have two volumes of a name, one in another, or a variable twice."""

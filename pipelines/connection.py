@@ -6,7 +6,6 @@ Every exception of the SDK becomes one sentence. Knows nothing of pipelines and 
 import json
 import os
 import re
-import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from kfp_server_api.exceptions import OpenApiException
 from urllib3 import exceptions as http
 
 from pipelines.backend import FEATURES, Feature, Version, lacking, parse_version, required_version
+from pipelines.certificates import checked_certificates, tls_hint, tls_words
 from troika.errors import ParameterError, TroikaError
 
 TOKEN, TOKEN_FILE = "TROIKA_KUBEFLOW_TOKEN", "TROIKA_KUBEFLOW_TOKEN_FILE"
@@ -35,8 +35,10 @@ _LONGEST = 500
 class KubeflowError(TroikaError):
     """Kubeflow Pipelines cannot be reached, or refuses."""
 
-    def __init__(self, message: str, *, status: int = 0, transient: bool = False) -> None:
+    def __init__(self, message: str, *, status: int = 0, transient: bool = False, foreign: bool = False) -> None:
         super().__init__(message)
+        self.foreign = foreign
+        """Whether something else answered, such as the login page that an expired token leads to."""
         self.status = status
         """Of the HTTP answer; 0: there was none that could be understood."""
         self.transient = transient
@@ -58,6 +60,7 @@ class Connection:
         token_file: file with the token, read again for each request; None: the environment's, if it has one.
         ca: PEM file with the certificates that the server's is checked against; None: the public ones.
         patience_seconds: for how long a transient failure is met by asking again.
+        say: takes a line if that happens now.
 
     Raises:
         ParameterError: the URL, the token or the certificate cannot be used.
@@ -71,6 +74,7 @@ class Connection:
         token_file: Path | None = None,
         ca: Path | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.host, self.namespace = _checked_url(host), _checked_namespace(namespace)
         self._patience = patience_seconds
@@ -79,7 +83,7 @@ class Connection:
             self._token_file = _path_of(_SDK_TOKEN_FILE)
         configuration = kfp_server_api.Configuration(host=self.host)
         if ca is not None:
-            configuration.ssl_ca_cert = _checked_certificates(ca)
+            configuration.ssl_ca_cert = checked_certificates(ca)
         if self._token_file is not None or os.environ.get(TOKEN):
             self._token()  # a wrong one is told before anything is sent
             configuration.api_key["authorization"] = "read for each request"
@@ -91,11 +95,26 @@ class Connection:
         self.experiments = kfp_server_api.ExperimentServiceApi(self._api)
         self.runs = kfp_server_api.RunServiceApi(self._api)
         self.recurring_runs = kfp_server_api.RecurringRunServiceApi(self._api)
-        self.call(kfp_server_api.HealthzServiceApi(self._api).healthz_service_get_healthz)
+        self._ask_health(say)
         # The SDK's model of this answer leaves the version out.
         health = json.loads(self._api.last_response.data)
         self.tag = str(health.get("tag_name") or "")
         self.multi_user = bool(health.get("multi_user"))
+
+    def _ask_health(self, say: Callable[[str], None]) -> None:
+        health = kfp_server_api.HealthzServiceApi(self._api).healthz_service_get_healthz
+
+        def ask() -> KubeflowError | None:
+            try:
+                self.call(health)
+            except KubeflowError as error:
+                if error.transient and error.status:
+                    raise
+                return error  # where nothing has ever answered, the URL or the token is more likely to be wrong
+            return None
+
+        if failure := self.patiently(say, ask):
+            raise failure
 
     @property
     def version(self) -> Version | None:
@@ -159,7 +178,7 @@ class Connection:
             except KubeflowError as error:
                 spent = max(slept, time.monotonic() - started)
                 # A token in a file is renewed by somebody else, who may be late.
-                renewed = error.status in {401, 403} and self._token_file is not None
+                renewed = (error.status in {401, 403} or error.foreign) and self._token_file is not None
                 if not (error.transient or renewed) or spent >= self._patience:
                     raise
                 if not told:
@@ -220,13 +239,14 @@ class Connection:
     def _not_kubeflow(self, said: str) -> KubeflowError:
         return KubeflowError(
             f"{self.host} does not answer as Kubeflow Pipelines does ({said}); is the URL right, and does the "
-            f"token (--token-file or {TOKEN}) open it?"
+            f"token (--token-file or {TOKEN}) open it?",
+            foreign=True,
         )
 
     def _refused(self, error: Any) -> KubeflowError:
         status = int(error.status or 0)
         if not status:  # so the SDK tells of a failed TLS handshake
-            return KubeflowError(f"{self.host}: {_one_line(str(error.reason))}{_tls_hint(str(error.reason))}")
+            return KubeflowError(f"{self.host}: {_one_line(str(error.reason))}{tls_hint(str(error.reason))}")
         hint = ""
         if status == 401:
             hint = f"; the token is missing, wrong or expired: give --token-file or {TOKEN}"
@@ -236,13 +256,18 @@ class Connection:
             hint = "; is this the URL of Kubeflow Pipelines (of its API or its UI)?" if not _is_json(error) else ""
         said = refusal(error.body) or _one_line(str(error.reason or "")) or "no reason given"
         return KubeflowError(
-            f"{self.host} answered {status}: {said}{hint}", status=status, transient=status in _TRANSIENT
+            f"{self.host} answered {status}: {said}{hint}",
+            status=status,
+            transient=status in _TRANSIENT,
+            foreign=status in {404, 405} and not _is_json(error),
         )
 
     def _unreachable(self, error: BaseException) -> KubeflowError:
         cause: BaseException = getattr(error, "reason", None) or error
+        if isinstance(cause, http.ResponseError) and "redirect" in str(cause):
+            return self._not_kubeflow("it redirects for ever; is there a login in front of it?")
         if isinstance(cause, http.SSLError) or "certificate" in str(cause).lower():
-            return KubeflowError(f"{self.host}: {_tls_words(cause)}{_tls_hint(str(cause))}")
+            return KubeflowError(f"{self.host}: {tls_words(cause)}{tls_hint(str(cause))}")
         if isinstance(cause, http.NameResolutionError):
             said = "its name cannot be resolved; is it spelled right, is the VPN on?"
         elif isinstance(cause, http.NewConnectionError) and "refused" in str(cause):
@@ -325,27 +350,6 @@ def _is_json(error: Any) -> bool:
     return bool(refusal(error.body))
 
 
-def _tls_words(cause: BaseException) -> str:
-    text = _one_line(str(cause))
-    if "self-signed" in text or "self signed" in text:
-        return "its certificate is self-signed"
-    if "unable to get local issuer" in text:
-        return "its certificate is of an authority that is not known here"
-    if "expired" in text:
-        return "its certificate has expired"
-    if "doesn't match" in text or "not valid for" in text or "mismatch" in text.lower():
-        return "its certificate is of another name"
-    if "WRONG_VERSION_NUMBER" in text or "wrong version number" in text:
-        return "it does not speak TLS; is it http:// and not https://?"
-    return f"the TLS handshake failed ({text})"
-
-
-def _tls_hint(text: str) -> str:
-    if "wrong version" in text.lower() or "WRONG_VERSION" in text:
-        return ""
-    return "; give the authority's certificate with --ca FILE"
-
-
 def _checked_url(host: str) -> str:
     example = "expected such as http://localhost:8080 or https://kubeflow.example/pipeline"
     try:
@@ -353,7 +357,8 @@ def _checked_url(host: str) -> str:
     except http.LocationParseError:
         raise ParameterError(f"--host {host!r}: this is no URL; {example}") from None
     if url.scheme not in {"http", "https"} or not url.host:
-        raise ParameterError(f"--host {host!r}: must begin with http:// or https://; {example}")
+        shown = repr(host) if "@" not in host else "that is given"  # what stands before an @ may be a password
+        raise ParameterError(f"--host {shown}: must begin with http:// or https://; {example}")
     if url.query or url.fragment:
         raise ParameterError(f"--host {host!r}: leave out what stands after `?` or `#`; {example}")
     if url.auth:
@@ -367,15 +372,6 @@ def _checked_namespace(namespace: str) -> str:
             f"--namespace {namespace!r}: a namespace has lower-case letters, digits and `-`, such as kubeflow"
         )
     return namespace
-
-
-def _checked_certificates(path: Path) -> str:
-    try:
-        ssl.create_default_context(cafile=str(path))
-    except OSError as error:  # what SSLError is, too
-        reason = error.strerror if isinstance(error, FileNotFoundError) else "there is no certificate in PEM form"
-        raise ParameterError(f"--ca {path}: cannot be used ({reason})") from None
-    return str(path)
 
 
 def _path_of(variable: str) -> Path | None:

@@ -39,7 +39,10 @@ def six_fields(schedule: str) -> str:
     """
     fields = schedule.split()
     if schedule.startswith("@"):
-        if schedule in _DESCRIPTORS or re.fullmatch(r"@every (?=\S)(\d+h)?(\d+m)?(\d+s)?", schedule):
+        every = re.fullmatch(r"@every (?=\S)(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?", schedule)
+        if every and not any(int(number or 0) for number in every.groups()):
+            raise ValueError(f"{schedule!r}: expected a time above 0; Kubeflow would start a run each second")
+        if schedule in _DESCRIPTORS or every:
             return schedule
         raise ValueError(f"{schedule!r}: expected one of {', '.join(sorted(_DESCRIPTORS))}, `@every 12h`")
     if len(fields) == 5:
@@ -52,7 +55,9 @@ def six_fields(schedule: str) -> str:
     months = _values(fields[4], _FIELDS[4])
     for field, text in zip(_FIELDS, fields, strict=True):
         _values(text, field)
-    if _any(fields[5]) and not any(day <= monthrange(_LEAP_YEAR, month)[1] for day in days for month in months):
+    # Kubeflow takes a day by either field, but by both where one holds a `*`, such as `*/2`.
+    starred = any(_any(part.partition("/")[0]) for field in (fields[3], fields[5]) for part in field.split(","))
+    if starred and not any(day <= monthrange(_LEAP_YEAR, month)[1] for day in days for month in months):
         raise ValueError(f"day {fields[3]} does not come in month {fields[4]}, so that it would never start")
     return " ".join(fields)
 

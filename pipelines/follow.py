@@ -157,8 +157,12 @@ class _Follower:
             )
             self._connection.identity(run, "run_id")
         except KubeflowError as error:
+            if error.status == 404 and not error.foreign:
+                if self._seen:
+                    raise RunFailedError(f"the run is gone, as when somebody deletes it: {error}") from None
+                raise
             if not self._seen and not error.transient:
-                raise  # there is no such run, or it may not be seen
+                raise LostSightError(f"the run's state cannot be read: {error}", status=error.status) from None
             raise LostSightError(
                 f"lost sight of the run, which may well go on: {error}\n"
                 f"  `troika follow {self._run_id}` follows it again; its page: {self._link}",

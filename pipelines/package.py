@@ -50,6 +50,11 @@ def _check(value: Any, key: str, where: str, nulls: bool) -> None:
             _check(part, f"{key}[{number}]", where, nulls)
     elif value is None and not nulls:
         raise ParameterError(f"{where}: {key}: null cannot be handed on; leave the key out, or give a value")
+    elif isinstance(value, str) and _holds_a_password(value):
+        raise ParameterError(
+            f"{where}: {key}: this URL holds a password or token, and whoever sees the run would see it: leave it "
+            "out, and give the step a secret in the cluster file"
+        )
     elif problem := _problem(value):
         raise ParameterError(f"{where}: {key}: {_short(value)}: {problem}")
 
@@ -82,6 +87,12 @@ def reason_not_to_pass(text: str) -> str | None:
     if found := _CANNOT_PASS.search(text):
         return f"the character U+{ord(found[0]):04X} cannot be handed on"
     return next((problem for mark, problem in _REPLACED.items() if mark in text), None)
+
+
+def _holds_a_password(text: str) -> bool:
+    # The user alone is no secret by ssh (`git@`); by http it is where tokens stand.
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)@", text)
+    return bool(found) and (":" in found[2] or found[1].lower() in {"http", "https"})
 
 
 def _short(value: Any) -> str:

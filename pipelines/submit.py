@@ -56,7 +56,7 @@ class Kubeflow:
         patience_seconds: float = PATIENCE_SECONDS,
         say: Callable[[str], None] = print,
     ) -> None:
-        self.connection = Connection(host, namespace, token_file, ca, patience_seconds)
+        self.connection = Connection(host, namespace, token_file, ca, patience_seconds, say)
         self.service_account = service_account
         self.say = say
 

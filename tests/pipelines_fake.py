@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from flask import Flask, Response, request
+from flask import Flask, Response, redirect, request
 from werkzeug.serving import make_server
 
 API = "/apis/v2beta1"
@@ -45,6 +45,8 @@ class FakeKubeflow:
         self.faults: list[int | str] = []
         """What the next requests meet: a status, `drop` for a dropped connection, `lost` for an answer that is
         dropped after its work was done, `page` for a login page. Never the question for health."""
+        self.health_faults: list[int] = []
+        """What the question for health meets."""
         self.fault_of: dict[str, int | str | dict[str, Any]] = {}
         """The same by method and path, such as `POST /runs`; met once. A dict: JSON of something in between."""
         self.fault_of_each: int | str | None = None
@@ -76,6 +78,8 @@ class FakeKubeflow:
 
         @app.get(f"{API}/healthz")
         def health() -> Any:
+            if self.health_faults:
+                return Response("<html>Bad Gateway</html>", status=self.health_faults.pop(0))
             return self.health
 
         self._serve_pipelines(app)
@@ -94,6 +98,8 @@ class FakeKubeflow:
                 return Response(json.dumps(fault), mimetype="application/json")
             if fault == "page":
                 return Response(LOGIN_PAGE, mimetype="text/html")
+            if fault == "redirect":
+                return redirect(request.full_path)
             if fault == "drop":
                 return _drop()
             if fault == "lost":

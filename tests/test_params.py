@@ -102,6 +102,9 @@ def test_a_file_of_sections_is_read(tmp_path: Path) -> None:
         (b"train: {}\nevaluate: {}\ntrain: {}\n", "'train' stands twice"),
         (b"train: {steps: 1, steps: 2}", "'steps' stands twice"),
         (b"train: {[1]: 2}", "is not valid YAML"),
+        (b"train: &a {x: *a}", "holds itself by an alias"),
+        (b"train: " + b"[" * 2000, "nested too deeply"),
+        (b"train: {day: 2026-13-01}", "is not valid YAML"),
         (b"train: !!python/object/apply:os.getcwd []", "is not valid YAML"),
     ],
 )

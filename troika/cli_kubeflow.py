@@ -159,11 +159,19 @@ def follow(
 ) -> None:
     """Follow a run that was started before, until its end.
 
-    Exit status 1: the run failed, or there is none; 3: its state could not be read any more; 130: interrupted, the
-    run goes on.
+    Exit status 1: the run failed, or there is none; 3: its state could not be read; 130: interrupted, the run goes
+    on.
     """
+    from pipelines.connection import KubeflowError, LostSightError
+
     run_id = run.rstrip("/").rpartition("/")[2]
-    _follow(_kubeflow(host, namespace, None, token_file, ca, patience), run_id, None, retry=retry)
+    if not run_id.strip("."):
+        raise ParameterError(f"{run!r} is no id of a run; it is the end of the URL of the run's page")
+    try:
+        kubeflow = _kubeflow(host, namespace, None, token_file, ca, patience)
+    except KubeflowError as error:
+        raise LostSightError(f"the run's state cannot be read: {error}") from None
+    _follow(kubeflow, run_id, None, retry=retry)
 
 
 def sweep(
@@ -200,7 +208,7 @@ def sweep(
     With --submit it is started and followed, and the table of its trials is printed; exit statuses are those of
     `troika submit`.
     """
-    from pipelines.arguments import retries_of
+    from pipelines.arguments import check_arguments, inputs_of, retries_of
     from pipelines.cluster import read_cluster
     from pipelines.sweep import PIPELINE_NAME, compile_sweep, read_sweep
     from pipelines.sweep_table import points_table, read_comparison, sweep_version
@@ -216,11 +224,12 @@ def sweep(
         return
     for line in points_table(searched.points()):
         typer.echo(line)
+    arguments = {"store": store, "release_remote": release_remote, "environment": to}
+    check_arguments(arguments, "the run", inputs_of(read_first(out)))
     kubeflow = _kubeflow(str(host), namespace, service_account, token_file, ca, patience)
     kubeflow.connection.check_version(out, typer.echo)
     version = kubeflow.upload(out, sweep_version(out), PIPELINE_NAME)
     typer.echo(_told(version))
-    arguments = {"store": store, "release_remote": release_remote, "environment": to}
     run_id = kubeflow.start(version, arguments, experiment)
     typer.echo(kubeflow.link(run_id))
     _follow(

@@ -86,15 +86,31 @@ def read_mapping(
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
+        _refuse_cycles(content, set(), set())
     except FileNotFoundError:
         raise ParameterError(f"{what} {path} does not exist; give {how}") from None
     except OSError as error:
         raise ParameterError(f"{what} {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # such as of a 13th month
         raise ParameterError(f"{what} {path} is not valid YAML: {error}") from None
+    except RecursionError:
+        raise ParameterError(f"{what} {path} is nested too deeply, or holds itself by an alias") from None
     if not isinstance(content, dict):
         raise ParameterError(f"{what} {path} must hold {holds}")
     return content
+
+
+def _refuse_cycles(value: Any, above: set[int], seen: set[int]) -> None:
+    """Raise RecursionError where a value holds itself, which YAML's aliases allow."""
+    if not isinstance(value, dict | list):
+        return
+    if id(value) in above:
+        raise RecursionError
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    for part in value.values() if isinstance(value, dict) else value:
+        _refuse_cycles(part, above | {id(value)}, seen)
 
 
 class _Loader(yaml.SafeLoader):

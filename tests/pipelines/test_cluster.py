@@ -298,6 +298,7 @@ def test_no_secret_value_is_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("secrets={'a b': {name: a, mount: /a}}", "secrets.a b"),
         ("training_state=my.claim", "training_state: it names a volume of the pod"),
         ("training_state=My_Claim", "training_state"),
+        ("training_state=kfp-launcher", "training_state: the pod has another volume that is named kfp-launcher"),
         ("training_state=troika-git", "steps.train.secrets: git: the pod has another volume"),
         ("training_state_access=ReadOnlyMany", "training_state_access"),
         ("image_pull_secrets=[a_b]", "image_pull_secrets.0"),

@@ -17,6 +17,7 @@ from kubeflow_commands import submit, troika
 from pipelines_fake import FakeKubeflow, fake_kubeflow, recorded
 
 from pipelines import connection
+from pipelines.certificates import tls_hint
 from pipelines.connection import Connection, KubeflowError, judge_version, refusal
 from troika.errors import ParameterError
 
@@ -65,7 +66,7 @@ def test_a_self_signed_certificate_is_named_and_ca_trusts_it(
     with fake_kubeflow(certificate) as secure:
         secure.plays = [{"state": "SUCCEEDED"}]
         status, output = follow(secure.url)
-        assert status == 1
+        assert status == 3
         assert "its certificate is self-signed; give the authority's certificate with --ca FILE" in told(output)
         assert follow(secure.url, "--ca", str(certificate[0]))[0] == 0
         assert "does not speak TLS" in told(follow(fake.url.replace("http", "https"))[1])
@@ -83,13 +84,16 @@ def test_a_self_signed_certificate_is_named_and_ca_trusts_it(
         ("http://kubeflow.test:port", "this is no URL"),
         ("http://kubeflow.test/#/pipelines", "leave out what stands after"),
         ("http://me:secret@kubeflow.test", "leave the password out"),
+        ("me:secret@kubeflow.test:80", "must begin with"),
+        ("ftp://me:secret@kubeflow.test", "must begin with"),
+        ("http://me:secret@kubeflow.test:port", "this is no URL"),
         ("http://no-such-host.invalid", "its name cannot be resolved"),
         ("http://127.0.0.1:9", "connection refused"),
     ],
 )
 def test_a_wrong_address_is_one_sentence(fake: FakeKubeflow, host: str, words: str) -> None:
     status, output = follow(host)
-    assert status == 1
+    assert status == (3 if "no-such-host" in host or host.endswith(":9") else 1)
     assert words in told(output)
     assert "secret" not in output
 
@@ -230,6 +234,48 @@ def test_a_refusal_with_a_page_is_one_sentence(fake: FakeKubeflow, status: int) 
     found, output = submit(fake)
     assert found == 1
     assert f"answered {status}" in told(output)
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("fault", [429, 502, 503, 504])
+def test_the_first_question_survives_a_transient_failure(fake: FakeKubeflow, fault: int) -> None:
+    fake.health_faults = [fault, fault]
+    status, output = follow(fake.url)
+    assert status == 0, output
+    assert output.count("asking again for 10 min") == 1
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_login_page_while_following_is_met_by_a_token_that_is_renewed(
+    fake: FakeKubeflow, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("token-of-test")
+    fake.plays = [{"state": "RUNNING"}, {"state": "SUCCEEDED"}]
+    fake.faults = ["page", "page"]
+    assert follow(fake.url, "--token-file", str(tmp_path / "token"))[0] == 0
+
+
+def test_a_redirect_without_end_is_no_dropped_connection(fake: FakeKubeflow) -> None:
+    fake.faults = ["redirect"] * 100
+    assert "it redirects for ever; is there a login in front of it?" in told(follow(fake.url)[1])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "certificate has expired (_ssl.c:992)",
+        "Hostname mismatch, certificate is not valid for 'a'",
+        "WRONG_VERSION_NUMBER",
+    ],
+)
+def test_another_authority_is_not_asked_for_where_it_would_not_help(words: str) -> None:
+    assert tls_hint(words) == ""
+    assert "--ca" in tls_hint("unable to get local issuer certificate")
+
+
+def test_a_file_of_certificates_that_is_a_folder_is_told_as_such(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="Is a directory"):
+        Connection("http://127.0.0.1:9", "kubeflow", ca=tmp_path)
 
 
 @pytest.mark.usefixtures("no_waiting")

@@ -145,8 +145,29 @@ def test_a_retry_whose_answer_is_lost_is_asked_for_again(fake: FakeKubeflow, fau
 def test_an_answer_that_is_no_run_is_not_followed(fake: FakeKubeflow, answer: dict[str, str]) -> None:
     fake.fault_of["GET /runs/r0"] = answer
     status, output = follow(fake)
-    assert status == 1
+    assert status == 3
     assert "an answer without run_id" in output
+
+
+@pytest.mark.parametrize("run", ["", "/", "..", "http://kubeflow.test/.."])
+def test_what_is_no_id_of_a_run_is_refused(fake: FakeKubeflow, run: str) -> None:
+    status, output = troika("follow", run, "--host", fake.url)
+    assert (status, "is no id of a run" in output) == (1, True), output
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_run_that_is_deleted_meanwhile_is_gone(fake: FakeKubeflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.plays = [{"state": "RUNNING"}]
+    monkeypatch.setattr("pipelines.follow.time.sleep", lambda _: fake.plays.clear())
+    status, output = follow(fake)
+    assert (status, "the run is gone, as when somebody deletes it" in output) == (1, True)
+
+
+@pytest.mark.parametrize("fault", [401, 403, "page", 500])
+def test_a_run_that_cannot_be_read_has_not_failed(fake: FakeKubeflow, fault: int | str) -> None:
+    fake.faults = [fault]
+    status, output = follow(fake)
+    assert (status, "the run's state cannot be read" in output) == (3, True)
 
 
 def test_a_refused_retry_is_one_sentence(fake: FakeKubeflow) -> None:

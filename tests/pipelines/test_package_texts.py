@@ -17,6 +17,7 @@ import yaml
 from quick import REPOSITORY
 
 from components.step import read_sections
+from pipelines.arguments import check_arguments
 from pipelines.compile import compile_manifests, compile_pipeline
 from pipelines.package import EXACT, check_values
 from pipelines.sweep import Sweep, compile_sweep
@@ -153,6 +154,27 @@ def test_a_null_is_refused_where_the_compiler_takes_none(tmp_path: Path) -> None
     sections = merge(read_sections(REPOSITORY / "params.yaml"), {"train": {"presets": {"r3gan": {"l2": None}}}})
     with pytest.raises(ParameterError, match=r"parameters: train\.presets\.r3gan\.l2: null cannot be handed on"):
         compile_pipeline(tmp_path / "p.yaml", "x:1", sections)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://me:hunter2@git.test/deploy.git", "https://hunter2@git.test/deploy.git", "s3://key:hunter2@models",
+        "ssh://git:hunter2@git.test/x", "HTTP://hunter2@git.test",
+        f"https://me:hunter2{'x' * 90}@git.test/deploy.git",
+    ],
+)  # fmt: skip
+def test_a_password_is_neither_handed_on_nor_shown(url: str) -> None:
+    with pytest.raises(ParameterError, match="run: release_remote: this URL holds a password or token") as caught:
+        check_values({"release_remote": url}, "run")
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(ParameterError, match="holds a password"):
+        check_arguments({"store": "s3://models", "environment": "a", "release_remote": url}, "run")
+
+
+def test_a_user_without_a_password_passes() -> None:
+    for url in ("git@git.test:deploy.git", "ssh://git@git.test/deploy.git", "https://git.test/@x", "s3://models"):
+        check_values({"release_remote": url}, "run")
 
 
 def test_the_largest_exact_integers_pass() -> None:

@@ -255,7 +255,8 @@ def test_schedules_are_sent_with_seconds(given: str, sent: str) -> None:
         "", "* * * *", "0 0 0 0 * * *", "0 0 25 * * *", "60 0 0 * * *", "0 60 0 * * *", "0 0 0 0 * *",
         "0 0 0 32 * *", "0 0 0 * 0 *", "0 0 0 * 13 *", "0 0 0 * * 7", "0 0 0 * * -1", "0 0 0 * * L",
         "0 0 0 1,, * *", "0 0 0 5-3 * *", "0 */0 0 * * *", "0 */ 0 * * *", "0 0 0 * foo *", "0 0 0 30 2 *",
-        "0 0 0 31 4,6,9,11 *", "@often", "@every", "@every 5", "0 0 ٣ * * *", "0 0 1.5 * * *",
+        "0 0 0 31 4,6,9,11 *", "0 0 31 2 */2", "0 0 31 2 *,mon", "@every 0s", "@every 0h0m",
+        "@often", "@every", "@every 5", "0 0 ٣ * * *", "0 0 1.5 * * *",
     ],
 )  # fmt: skip
 def test_what_kubeflow_refuses_or_never_starts_is_refused(schedule: str) -> None:

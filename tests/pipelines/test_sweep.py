@@ -72,13 +72,13 @@ def test_a_random_search_is_within_its_ranges_and_can_be_repeated() -> None:
         ({"objective": {"metric": "a", "goal": "best"}}, "goal"),
         (
             {"objective": {"metric": "frechet_distence", "goal": "minimize"}},
-            "no figure 'frechet_distence'; there are",
+            "no figure 'frechet_distence'",
         ),
         ({"parameters": {"train.seed": {"type": "int", "min": 0.5, "max": 0.9}}}, "whole numbers"),
         ({"parameters": {"train.seed": {"type": "int", "min": 0, "max": 1e30}}}, "whole numbers of at most"),
         (
             {"parameters": {f"train.k{n}": {"type": "int", "values": [*range(99)]} for n in range(9)}},
-            "500 are the m",
+            "500 are the",
         ),
         (
             {"parameters": {name: {"type": "categorical", "values": [1]} for name in ("train.seed", "train")}},
