@@ -92,7 +92,7 @@ def reason_not_to_pass(text: str) -> str | None:
 def _holds_a_password(text: str) -> bool:
     # The user alone is no secret by ssh (`git@`); by http it is where tokens stand.
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)@", text)
-    return bool(found) and (":" in found[2] or found[1].lower() in {"http", "https"})
+    return found is not None and (":" in found[2] or found[1].lower() in {"http", "https"})
 
 
 def _short(value: Any) -> str:
