@@ -18,7 +18,7 @@ def http_status(port: int, name: bytes, value: bytes) -> bytes:
 
 
 def begun_messages(port: int, count: int, size: int) -> socket.socket:
-    """Open a connection with so many gRPC requests, each with `size` bytes of a message that never becomes whole."""
+    """Open a connection with so many gRPC requests, each with `size` bytes of a message that is never whole."""
     headers = [(b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"x")]
     headers += [(b":path", b"/inference.GRPCInferenceService/ModelInfer"), (b"content-type", b"application/grpc")]
     block = b"".join(b"\0" + _text(name) + _text(value) for name, value in headers)

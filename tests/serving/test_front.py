@@ -213,5 +213,5 @@ def test_messages_that_are_never_whole_take_bounded_memory(
             peak = Path(f"/proc/{front.pid}/status").read_text().partition("VmHWM:")[2].split()[0]
     finally:
         front.close()
-    # Of 1,000 messages 60,000 bytes have been sent, which is 60 MB; 40 buffers are 13 MB, and HAProxy itself is 15 MB.
+    # Of 1,000 messages 60,000 bytes have been sent: 60 MB. 40 buffers are 13 MB, and HAProxy itself is 15 MB.
     assert int(peak) < 45_000

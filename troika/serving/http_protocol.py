@@ -5,21 +5,23 @@ import socket
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from queue import Empty, SimpleQueue
+from ssl import SSLContext
 from threading import Thread
 from time import monotonic
 from typing import Any, NamedTuple
-from urllib.parse import quote, unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import SplitResult, quote, unquote
+from urllib.request import getproxies
 
 import httpcore
 
 from troika.errors import OverloadedError, RequestError, ServerError
-from troika.serving.address import is_local
+from troika.serving.address import proxy_for
 from troika.serving.tensors import Answer, datatype_of, from_bytes, to_bytes
 from troika.serving.troubles import (
     UnreadableAnswerError,
     late,
     restricted,
+    through,
     unknown_host,
     unreachable,
     unreadable,
@@ -146,7 +148,7 @@ def meaning_of(error: BaseException, address: str) -> RequestError | ServerError
     if isinstance(error, StatusError):
         return _meaning_of_status(error, address)
     if isinstance(error, httpcore.NetworkError | httpcore.ProtocolError | httpcore.ProxyError | OSError):
-        words = str(error) or type(error).__name__
+        words = f"{error or type(error).__name__}{through(_proxy_url(address))}"
         if any(isinstance(cause, socket.gaierror) for cause in _causes(error)):
             return unknown_host(words, address)
         return unreachable(words, address, "http")
@@ -159,11 +161,9 @@ def proxy_of(address: str) -> httpcore.Proxy | None:
     Raises:
         RequestError: it is of a kind that cannot be used.
     """
-    proxies = getproxies()
-    found = proxies.get("http") or proxies.get("all")
-    if not found or is_local(address) or proxy_bypass(address):
+    url = _proxy_url(address)
+    if url is None:
         return None
-    url = urlsplit(found if "://" in found else f"http://{found}")
     if url.scheme not in {"http", "https"} or not url.hostname:
         raise RequestError(
             f"http_proxy or all_proxy names a proxy of kind {url.scheme!r}, which is not usable: give "
@@ -172,6 +172,11 @@ def proxy_of(address: str) -> httpcore.Proxy | None:
     auth = (unquote(url.username), unquote(url.password or "")) if url.username else None
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
     return httpcore.Proxy(f"{url.scheme}://{host}:{url.port or (443 if url.scheme == 'https' else 80)}", auth=auth)
+
+
+def _proxy_url(address: str) -> SplitResult | None:
+    proxies = getproxies()
+    return proxy_for(address, {"http_proxy": proxies.get("http"), "all_proxy": proxies.get("all")})
 
 
 def _arguments(request: Request, address: str, seconds: float) -> dict[str, Any]:
@@ -264,8 +269,8 @@ class _Stream(httpcore.NetworkStream):
     def close(self) -> None:
         self._stream.close()
 
-    def start_tls(self, *given: Any, **named: Any) -> "_Stream":
-        return _Stream(self._stream.start_tls(*given, **named))
+    def start_tls(self, context: SSLContext, server: str | None = None, timeout: float | None = None) -> "_Stream":  # noqa: ARG002
+        return _Stream(self._stream.start_tls(context, server, _seconds_left()))
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
@@ -288,6 +293,8 @@ def _addresses_of(host: str, port: int) -> list[str]:
             found.put(list(dict.fromkeys(str(info[4][0]) for info in infos)))
         except OSError as error:
             found.put(error)
+        except UnicodeError as error:
+            found.put(OSError(str(error)))
 
     Thread(target=look_up, daemon=True).start()
     try:
