@@ -215,3 +215,21 @@ def test_messages_that_are_never_whole_take_bounded_memory(
         front.close()
     # Of 1,000 messages 60,000 bytes have been sent: 60 MB. 40 buffers are 13 MB, and HAProxy itself is 15 MB.
     assert int(peak) < 45_000
+
+
+def test_a_second_ctrl_c_ends_a_front_that_hangs(server: TritonServer, tmp_path: Path) -> None:
+    state, ports = server.state, choose_ports((0, 0, 0))
+    behind = (state.http_port, state.grpc_port, state.metrics_port)
+    front = Front(ports, "127.0.0.1", behind, 120, tmp_path / "log")
+    haproxy = psutil.Process(front.pid)
+    try:
+        wait_until(lambda: answer(ports[2], "/front/live") is not None)
+        haproxy.suspend()
+        timer = threading.Timer(0.5, signal.raise_signal, [signal.SIGINT])
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            front.close()
+        assert not haproxy.is_running()
+    finally:
+        if haproxy.is_running():
+            haproxy.kill()
