@@ -1,12 +1,15 @@
 """Arguments and proxies that no client can use: one error, in words, without passwords, and at once."""
 
+import asyncio
+import socket
+import threading
 import urllib.request
 from typing import Any
 
 import pytest
 from client_address import Protocol
 
-from troika.errors import RequestError, ServerError, UnknownHostError, UnreachableError
+from troika.errors import DeadlineError, RequestError, ServerError, UnknownHostError, UnreachableError
 from troika.serving.async_client import AsyncClient
 from troika.serving.client import Client
 
@@ -78,3 +81,23 @@ def test_a_failure_names_the_proxy_that_was_asked(
     with pytest.raises(kind, match=f"asked was the proxy {proxy.partition('@')[2]} of") as caught:
         Client("example.invalid:9", protocol, timeout=20, model="tiny", retries=0)
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_silent_name_server_does_not_hold_asyncio_run(elsewhere: pytest.MonkeyPatch) -> None:
+    answers = threading.Event()
+    elsewhere.setattr(socket, "getaddrinfo", lambda *_, **__: answers.wait() and [])
+    errors: list[BaseException] = []
+
+    async def ask() -> None:
+        with pytest.raises(DeadlineError) as caught:
+            await AsyncClient("example.invalid:9", "http", timeout=0.5, model="tiny", retries=0).__aenter__()
+        errors.append(caught.value)
+
+    thread = threading.Thread(target=asyncio.run, args=[ask()], daemon=True)
+    thread.start()
+    thread.join(15)
+    ended = not thread.is_alive()
+    answers.set()
+    thread.join()
+    assert ended
+    assert errors

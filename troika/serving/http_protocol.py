@@ -1,8 +1,10 @@
 """The KServe protocol, version 2, by HTTP with binary tensors: requests, connections, and what errors mean."""
 
+import asyncio
 import json
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from queue import Empty, SimpleQueue
 from ssl import SSLContext
@@ -128,7 +130,9 @@ class AsyncConnection:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._pool = httpcore.AsyncConnectionPool(proxy=proxy_of(address), **_POOL)
+        self._pool = httpcore.AsyncConnectionPool(
+            proxy=proxy_of(address), network_backend=_AsyncBackend(), **_POOL
+        )
 
     async def ask(self, request: Request, seconds: float) -> Any:
         """Return the answer, or raise what `meaning_of` understands."""
@@ -283,27 +287,65 @@ def _seconds_left() -> float:
     return left
 
 
-def _addresses_of(host: str, port: int) -> list[str]:
-    """Return the addresses of a name, within the deadline; a silent name server would hold the caller longer."""
-    found: SimpleQueue[list[str] | OSError] = SimpleQueue()
+class _AsyncBackend(httpcore.AnyIOBackend):
+    """Looks names up as the other does, since asyncio.run waits for the threads in which asyncio itself would."""
 
-    def look_up() -> None:
+    async def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, *given: Any, **named: Any
+    ) -> httpcore.AsyncNetworkStream:
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[_Addresses] = loop.create_future()
+
+        def put(answer: _Addresses) -> None:
+            if not found.done():
+                found.set_result(answer)
+
+        def deliver(answer: _Addresses) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(put, answer)
+
+        _look_up(host, port, deliver)
+        addresses = _usable(await found)
+        share = None if timeout is None else timeout / len(addresses)
+        for address in addresses[:-1]:
+            with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return await super().connect_tcp(address, port, share, *given, **named)
+        return await super().connect_tcp(addresses[-1], port, share, *given, **named)
+
+
+_Addresses = list[str] | OSError
+
+
+def _look_up(host: str, port: int, deliver: Callable[[_Addresses], None]) -> None:
+    """Hand the addresses of a name over, from another thread, which the end of the program does not wait for."""
+
+    def ask() -> None:
         try:
             infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            found.put(list(dict.fromkeys(str(info[4][0]) for info in infos)))
+            deliver(list(dict.fromkeys(str(info[4][0]) for info in infos)))
         except OSError as error:
-            found.put(error)
+            deliver(error)
         except UnicodeError as error:
-            found.put(OSError(str(error)))
+            deliver(OSError(str(error)))
 
-    Thread(target=look_up, daemon=True).start()
+    Thread(target=ask, daemon=True).start()
+
+
+def _addresses_of(host: str, port: int) -> list[str]:
+    """Return the addresses of a name, within the deadline; a silent name server would hold the caller longer."""
+    found: SimpleQueue[_Addresses] = SimpleQueue()
+    _look_up(host, port, found.put)
     try:
         answer = found.get(timeout=_seconds_left())
     except Empty:
         raise httpcore.ConnectTimeout(f"no name server says what {host} is") from None
-    try:
-        if isinstance(answer, OSError):
+    return _usable(answer)
+
+
+def _usable(answer: _Addresses) -> list[str]:
+    if isinstance(answer, OSError):
+        try:
             raise answer
-    except OSError as error:
-        raise httpcore.ConnectError(str(error)) from error
+        except OSError as error:
+            raise httpcore.ConnectError(str(error)) from error
     return answer
