@@ -17,6 +17,23 @@ def http_status(port: int, name: bytes, value: bytes) -> bytes:
     return b""
 
 
+def begun_messages(port: int, count: int, size: int) -> socket.socket:
+    """Open a connection with so many gRPC requests, each with `size` bytes of a message that is never whole."""
+    headers = [(b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"x")]
+    headers += [(b":path", b"/inference.GRPCInferenceService/ModelInfer"), (b"content-type", b"application/grpc")]
+    block = b"".join(b"\0" + _text(name) + _text(value) for name, value in headers)
+    content = struct.pack(">BI", 0, 200_000) + bytes(size - 5)
+    parts = [content[start : start + 2**14] for start in range(0, size, 2**14)]
+    connection = socket.create_connection(("127.0.0.1", port), timeout=1)
+    with suppress(OSError):  # a server may take no more after some
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b""))
+        for stream in range(1, 2 * count, 2):
+            connection.sendall(
+                _frame(1, 4, stream, block) + b"".join(_frame(0, 0, stream, part) for part in parts)
+            )
+    return connection
+
+
 def grpc_status(port: int, name: bytes, value: bytes) -> bytes:
     """The same over gRPC, by hand-made HTTP/2 frames; libraries refuse to send control characters."""
     headers = [(b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"x"), (b"te", b"trailers")]

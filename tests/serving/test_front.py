@@ -6,14 +6,15 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import grpc
 import psutil
 import pytest
-from attacks import GRPC, PATH, message, request
+from attacks import GRPC, PATH, classified_otherwise, message, request
 from proxy import needs_haproxy
+from raw_requests import begun_messages
 from waiting import wait_until
 
 from troika.errors import PortInUseError, ServerError
@@ -180,3 +181,55 @@ def test_a_missing_or_old_haproxy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_
         find_haproxy()
     program.write_text("#!/bin/sh\necho HAProxy version 3.0.11-1 2025/06/01\n")
     assert find_haproxy() == program
+
+
+def test_no_setting_lets_a_message_through_that_does_not_fit(
+    server: TritonServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TROIKA_FRONT_BODY_BYTES", "65536")
+    monkeypatch.setenv("TROIKA_FRONT_BUFFER_BYTES", "81920")
+    with running(server, 1000) as (_, ports), grpc.insecure_channel(f"127.0.0.1:{ports[1]}") as channel:
+        infer = channel.unary_unary(f"{GRPC}ModelInfer")
+        for content, words in ((message(content=bytes(300_000)).SerializeToString(), "larger than"),
+                               (classified_otherwise(), "classification is not offered")):  # fmt: skip
+            with pytest.raises(grpc.RpcError, match=words):
+                infer(content, timeout=20)
+
+
+def test_messages_that_are_never_whole_take_bounded_memory(
+    server: TritonServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TROIKA_FRONT_BUFFERS", "40")
+    monkeypatch.setenv("TROIKA_FRONT_REQUEST_SECONDS", "2")
+    state, ports = server.state, choose_ports((0, 0, 0))
+    behind = (state.http_port, state.grpc_port, state.metrics_port)
+    front = Front(ports, "127.0.0.1", behind, 0, tmp_path / "log")
+    try:
+        wait_until(lambda: answer(ports[2], "/front/live") is not None)
+        with ExitStack() as connections:
+            for _ in range(10):
+                connections.enter_context(begun_messages(ports[1], 100, 60_000))
+            wait_until(lambda: answer(ports[0], "/v2/health/live") is not None)
+            peak = Path(f"/proc/{front.pid}/status").read_text().partition("VmHWM:")[2].split()[0]
+    finally:
+        front.close()
+    # Of 1,000 messages 60,000 bytes have been sent: 60 MB. 40 buffers are 13 MB, and HAProxy itself is 15 MB.
+    assert int(peak) < 45_000
+
+
+def test_a_second_ctrl_c_ends_a_front_that_hangs(server: TritonServer, tmp_path: Path) -> None:
+    state, ports = server.state, choose_ports((0, 0, 0))
+    behind = (state.http_port, state.grpc_port, state.metrics_port)
+    front = Front(ports, "127.0.0.1", behind, 120, tmp_path / "log")
+    haproxy = psutil.Process(front.pid)
+    try:
+        wait_until(lambda: answer(ports[2], "/front/live") is not None)
+        haproxy.suspend()
+        timer = threading.Timer(0.5, signal.raise_signal, [signal.SIGINT])
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            front.close()
+        assert not haproxy.is_running()
+    finally:
+        if haproxy.is_running():
+            haproxy.kill()

@@ -6,10 +6,14 @@ Sends nothing and asks no name server.
 import ipaddress
 import re
 import socket
+from collections.abc import Mapping
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import proxy_bypass
 
 from troika.errors import RequestError
 
-_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
+_NAME = re.compile(r"(?!.*[^.]{64})[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
+_LONGEST_NAME = 254
 
 
 def check_host_port(url: str, name: str = "url") -> str:
@@ -62,6 +66,31 @@ def is_local(address: str) -> bool:
     return found.is_loopback or found.is_unspecified
 
 
+def proxy_for(address: str, named: Mapping[str, str | None]) -> SplitResult | None:
+    """Return the parts of the URL of the proxy that leads to `host:port`; an address of this machine has none.
+
+    Args:
+        address: what `check_host_port` has returned.
+        named: the variables that may name one and what they hold; the first that holds something counts.
+
+    Raises:
+        RequestError: it is no URL. The message does not repeat it, as a password may stand there.
+    """
+    variable, given = next(((name, text.strip()) for name, text in named.items() if text), ("", ""))
+    if not given or is_local(address) or proxy_bypass(address):
+        return None
+    try:
+        url = urlsplit(given if "://" in given else f"http://{given}")
+        if url.hostname and given.isascii() and given.isprintable() and url.port != 0:
+            return url
+    except ValueError:
+        pass
+    raise RequestError(
+        f"{variable} names a proxy that is not usable: give http://host:port, %-escapes in user and password, "
+        f"or put the host of {address} into no_proxy"
+    )
+
+
 def _is_host(host: str) -> bool:
     if host.startswith("["):
         if not host.endswith("]"):
@@ -71,4 +100,4 @@ def _is_host(host: str) -> bool:
         except ValueError:
             return False
         return True
-    return bool(_NAME.fullmatch(host))
+    return bool(_NAME.fullmatch(host)) and len(host) <= _LONGEST_NAME and not {host[0], host[-1]} & {"-"}

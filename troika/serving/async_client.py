@@ -55,7 +55,7 @@ class AsyncClient:
         connection_seconds: float = CONNECTION_SECONDS,
         connection_requests: int = CONNECTION_REQUESTS,
     ) -> None:
-        self._address = check_address(url, protocol, timeout, retries)
+        self._address = check_address(url, protocol, timeout, retries, model)
         self._protocol, self._timeout, self._retries, self._metrics = protocol, timeout, retries, metrics
         self._name = model
         self._wire = flavour(protocol)

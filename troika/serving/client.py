@@ -69,7 +69,7 @@ class Client:
         connection_seconds: float = CONNECTION_SECONDS,
         connection_requests: int = CONNECTION_REQUESTS,
     ) -> None:
-        self._address = check_address(url, protocol, timeout, retries)
+        self._address = check_address(url, protocol, timeout, retries, model)
         self._protocol, self._timeout, self._retries, self._metrics = protocol, timeout, retries, metrics
         self._wire = flavour(protocol)
         self._connections: Connections[Any] = Connections(

@@ -96,12 +96,15 @@ class Front:
 
     def close(self) -> None:
         """Let requests under way come to their end, then end the process."""
-        with suppress(ProcessLookupError):
-            os.kill(self._process.pid, signal.SIGUSR1)
-        deadline = time.monotonic() + self._drain_seconds
-        while not self.ended and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
-        stop(self._process, 0)
+        try:
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGUSR1)
+            deadline = time.monotonic() + self._drain_seconds
+            while not self.ended and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
+        finally:
+            # Also where a second Ctrl-C ends the wait.
+            stop(self._process, 0)
 
 
 def settings(

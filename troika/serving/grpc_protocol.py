@@ -1,8 +1,10 @@
 """The KServe protocol, version 2, by gRPC: requests, connections, and what their errors mean."""
 
+import os
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from urllib.parse import SplitResult
 
 import grpc
 from google.protobuf.json_format import MessageToDict
@@ -10,18 +12,21 @@ from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2 as messages
 
 from troika.errors import OverloadedError, RequestError, ServerError
-from troika.serving.address import is_local
+from troika.serving.address import is_local, proxy_for
 from troika.serving.tensors import Answer, datatype_of, from_bytes, to_bytes
 from troika.serving.troubles import (
     UnreadableAnswerError,
     late,
     restricted,
+    through,
     unknown_host,
     unreachable,
     unreadable,
 )
 from troika.serving.wire import OUTPUTS, Rows
 
+_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
+"""Where gRPC looks for one, in this order."""
 _METHODS = {
     "ModelConfig": (messages.ModelConfigRequest, messages.ModelConfigResponse),
     "ModelInfer": (messages.ModelInferRequest, messages.ModelInferResponse),
@@ -131,6 +136,7 @@ def meaning_of(error: BaseException, address: str) -> RequestError | ServerError
     if not isinstance(error, grpc.RpcError):
         return None
     code, words = error.code(), error.details() or str(error.code())
+    proxied = words + through(_proxy_url(address))
     meaning: RequestError | ServerError = ServerError(f"{address} failed: {words}")
     if code == grpc.StatusCode.INVALID_ARGUMENT:
         meaning = RequestError(f"{address} refused the request: {words}")
@@ -139,12 +145,12 @@ def meaning_of(error: BaseException, address: str) -> RequestError | ServerError
     elif "restricted" in words:
         meaning = restricted(address)
     elif _UNKNOWN_HOST.search(words) and code == grpc.StatusCode.UNAVAILABLE:
-        meaning = unknown_host(words, address)
+        meaning = unknown_host(proxied, address)
     elif "http2 header with status" in words:
-        meaning = unreachable(words, address, "grpc")
+        meaning = unreachable(proxied, address, "grpc")
     elif code == grpc.StatusCode.UNAVAILABLE:
         if _CONNECTION.search(words):
-            meaning = unreachable(words, address, "grpc")
+            meaning = unreachable(proxied, address, "grpc")
         else:
             meaning = OverloadedError(f"{address} takes no more requests now: {words}; ask again later")
     return meaning
@@ -168,7 +174,15 @@ def _calls(channel: Any) -> dict[str, Any]:
     }
 
 
+def _proxy_url(address: str) -> SplitResult | None:
+    name = next((name for name in _PROXIES if os.environ.get(name)), _PROXIES[0])
+    given = os.environ.get(name, "")
+    url = proxy_for(address, {name: given})
+    return url if given.startswith("http://") else None  # gRPC does without any other
+
+
 def _options(address: str) -> list[tuple[str, int]]:
+    _proxy_url(address)  # gRPC's own words on one that is not usable hold parts of its password
     options = [
         ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
         ("grpc.max_send_message_length", _LARGEST_MESSAGE),

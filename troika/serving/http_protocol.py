@@ -1,25 +1,29 @@
 """The KServe protocol, version 2, by HTTP with binary tensors: requests, connections, and what errors mean."""
 
+import asyncio
 import json
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from queue import Empty, SimpleQueue
+from ssl import SSLContext
 from threading import Thread
 from time import monotonic
 from typing import Any, NamedTuple
-from urllib.parse import quote, unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import SplitResult, quote, unquote
+from urllib.request import getproxies
 
 import httpcore
 
 from troika.errors import OverloadedError, RequestError, ServerError
-from troika.serving.address import is_local
+from troika.serving.address import proxy_for
 from troika.serving.tensors import Answer, datatype_of, from_bytes, to_bytes
 from troika.serving.troubles import (
     UnreadableAnswerError,
     late,
     restricted,
+    through,
     unknown_host,
     unreachable,
     unreadable,
@@ -126,7 +130,9 @@ class AsyncConnection:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._pool = httpcore.AsyncConnectionPool(proxy=proxy_of(address), **_POOL)
+        self._pool = httpcore.AsyncConnectionPool(
+            proxy=proxy_of(address), network_backend=_AsyncBackend(), **_POOL
+        )
 
     async def ask(self, request: Request, seconds: float) -> Any:
         """Return the answer, or raise what `meaning_of` understands."""
@@ -146,7 +152,7 @@ def meaning_of(error: BaseException, address: str) -> RequestError | ServerError
     if isinstance(error, StatusError):
         return _meaning_of_status(error, address)
     if isinstance(error, httpcore.NetworkError | httpcore.ProtocolError | httpcore.ProxyError | OSError):
-        words = str(error) or type(error).__name__
+        words = f"{error or type(error).__name__}{through(_proxy_url(address))}"
         if any(isinstance(cause, socket.gaierror) for cause in _causes(error)):
             return unknown_host(words, address)
         return unreachable(words, address, "http")
@@ -159,11 +165,9 @@ def proxy_of(address: str) -> httpcore.Proxy | None:
     Raises:
         RequestError: it is of a kind that cannot be used.
     """
-    proxies = getproxies()
-    found = proxies.get("http") or proxies.get("all")
-    if not found or is_local(address) or proxy_bypass(address):
+    url = _proxy_url(address)
+    if url is None:
         return None
-    url = urlsplit(found if "://" in found else f"http://{found}")
     if url.scheme not in {"http", "https"} or not url.hostname:
         raise RequestError(
             f"http_proxy or all_proxy names a proxy of kind {url.scheme!r}, which is not usable: give "
@@ -172,6 +176,11 @@ def proxy_of(address: str) -> httpcore.Proxy | None:
     auth = (unquote(url.username), unquote(url.password or "")) if url.username else None
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
     return httpcore.Proxy(f"{url.scheme}://{host}:{url.port or (443 if url.scheme == 'https' else 80)}", auth=auth)
+
+
+def _proxy_url(address: str) -> SplitResult | None:
+    proxies = getproxies()
+    return proxy_for(address, {"http_proxy": proxies.get("http"), "all_proxy": proxies.get("all")})
 
 
 def _arguments(request: Request, address: str, seconds: float) -> dict[str, Any]:
@@ -264,8 +273,8 @@ class _Stream(httpcore.NetworkStream):
     def close(self) -> None:
         self._stream.close()
 
-    def start_tls(self, *given: Any, **named: Any) -> "_Stream":
-        return _Stream(self._stream.start_tls(*given, **named))
+    def start_tls(self, context: SSLContext, server: str | None = None, timeout: float | None = None) -> "_Stream":  # noqa: ARG002
+        return _Stream(self._stream.start_tls(context, server, _seconds_left()))
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
@@ -278,25 +287,65 @@ def _seconds_left() -> float:
     return left
 
 
-def _addresses_of(host: str, port: int) -> list[str]:
-    """Return the addresses of a name, within the deadline; a silent name server would hold the caller longer."""
-    found: SimpleQueue[list[str] | OSError] = SimpleQueue()
+class _AsyncBackend(httpcore.AnyIOBackend):
+    """Looks names up as the other does, since asyncio.run waits for the threads in which asyncio itself would."""
 
-    def look_up() -> None:
+    async def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, *given: Any, **named: Any
+    ) -> httpcore.AsyncNetworkStream:
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[_Addresses] = loop.create_future()
+
+        def put(answer: _Addresses) -> None:
+            if not found.done():
+                found.set_result(answer)
+
+        def deliver(answer: _Addresses) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(put, answer)
+
+        _look_up(host, port, deliver)
+        addresses = _usable(await found)
+        share = None if timeout is None else timeout / len(addresses)
+        for address in addresses[:-1]:
+            with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return await super().connect_tcp(address, port, share, *given, **named)
+        return await super().connect_tcp(addresses[-1], port, share, *given, **named)
+
+
+_Addresses = list[str] | OSError
+
+
+def _look_up(host: str, port: int, deliver: Callable[[_Addresses], None]) -> None:
+    """Hand the addresses of a name over, from another thread, which the end of the program does not wait for."""
+
+    def ask() -> None:
         try:
             infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            found.put(list(dict.fromkeys(str(info[4][0]) for info in infos)))
+            deliver(list(dict.fromkeys(str(info[4][0]) for info in infos)))
         except OSError as error:
-            found.put(error)
+            deliver(error)
+        except UnicodeError as error:
+            deliver(OSError(str(error)))
 
-    Thread(target=look_up, daemon=True).start()
+    Thread(target=ask, daemon=True).start()
+
+
+def _addresses_of(host: str, port: int) -> list[str]:
+    """Return the addresses of a name, within the deadline; a silent name server would hold the caller longer."""
+    found: SimpleQueue[_Addresses] = SimpleQueue()
+    _look_up(host, port, found.put)
     try:
         answer = found.get(timeout=_seconds_left())
     except Empty:
         raise httpcore.ConnectTimeout(f"no name server says what {host} is") from None
-    try:
-        if isinstance(answer, OSError):
+    return _usable(answer)
+
+
+def _usable(answer: _Addresses) -> list[str]:
+    if isinstance(answer, OSError):
+        try:
             raise answer
-    except OSError as error:
-        raise httpcore.ConnectError(str(error)) from error
+        except OSError as error:
+            raise httpcore.ConnectError(str(error)) from error
     return answer

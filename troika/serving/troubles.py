@@ -1,10 +1,20 @@
 """What goes wrong between client and server, in the same words for both protocols."""
 
+from urllib.parse import SplitResult
+
 from troika.errors import DeadlineError, RequestError, ServerError, UnknownHostError, UnreachableError
 
 
 class UnreadableAnswerError(Exception):
     """An answer has come that is not one of the protocol."""
+
+
+def through(proxy: SplitResult | None) -> str:
+    """Return what to say of the proxy that was asked, without its password; nothing where there is none."""
+    if proxy is None:
+        return ""
+    host = proxy.netloc.rpartition("@")[2]
+    return f"; asked was the proxy {host} of the environment, and no_proxy makes exceptions"
 
 
 def late(address: str) -> DeadlineError:

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -26,6 +27,8 @@ Labels = Label | Sequence[Label] | NDArray[Any] | None
 """Numbers or names of classes."""
 Rows = dict[str, NDArray[Any]]
 
+LONGEST_TIMEOUT = 1e6
+"""Seconds. What a protocol or the operating system can hold ends at some number above."""
 MAX_SEED = 2**63 - 1
 MAX_LATENT = 10.0
 MAX_COUNT = 10_000_000
@@ -83,12 +86,14 @@ class ModelInfo:
         return self.classes.index(name)
 
 
-def check_address(url: str, protocol: str, timeout: float, retries: int) -> str:
+def check_address(url: str, protocol: str, timeout: float, retries: int, model: str | None = None) -> str:
     """`host:port` of a URL; RequestError if it or another argument of a client is not usable."""
     if protocol not in {"grpc", "http"}:
         raise RequestError(f"protocol {protocol!r} is not known: give grpc or http")
-    if not 0 < timeout < float("inf"):
-        raise RequestError(f"timeout must be more than 0 seconds, got {timeout}")
+    if not (isinstance(timeout, Real) and 0 < timeout <= LONGEST_TIMEOUT):
+        raise RequestError(f"timeout must be more than 0 and at most {LONGEST_TIMEOUT:g} seconds, got {timeout!r}")
+    if model is not None and not (isinstance(model, str) and model and model.isprintable()):
+        raise RequestError(f"model must be the name of a model, or left out, got {model!r}")
     _whole("retries", retries, 0, 100)
     return check_host_port(url)
 
