@@ -9,8 +9,8 @@ ending=
 
 haproxy -W -db -f "${TROIKA_FRONT_CONFIGURATION:-/etc/haproxy/haproxy.cfg}" &
 master=$!
-trap 'ending=1; kill -USR1 "$master"' USR1
-trap 'ending=1; kill -TERM "$master"' TERM INT
+trap 'ending=USR1; kill -USR1 "$master"' USR1
+trap 'ending=TERM; kill -TERM "$master"' TERM INT
 
 while [[ -z $ending ]]; do
   sleep "$seconds" &
@@ -22,6 +22,8 @@ while [[ -z $ending ]]; do
   kill -USR2 "$master"
 done
 kill "$sleeper" 2>/dev/null
+# HAProxy loses a signal that comes while it starts, so it is given once more.
+[[ -z $ending ]] || { sleep 1; kill -"$ending" "$master"; } 2>/dev/null &
 # A signal ends a wait, too.
 while kill -0 "$master" 2>/dev/null; do
   wait "$master"
