@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from troika import __version__, cli_kubeflow, cli_monitor, cli_releases
-from troika.cli_data import DatasetPath, ModelName, Previous, Repo, Rev, data_changes, set_version
+from troika.cli_data import DatasetPath, ModelName, Previous, Repo, Rev, data_changes, environment, set_version
 from troika.cli_parameters import PARAMS, Changes, ParamsFile, read_parameters
 from troika.errors import TroikaError, install_hint
 
@@ -168,12 +168,12 @@ def run(
         check_writable(output, "--output")
         for product in _PRODUCTS:
             (output / product).unlink(missing_ok=True)
-        remote, environment = local.release_remote(home), local.environment()
-        facts = {"store": local.store_url(home), "release_remote": remote, "environment": environment}
+        remote, released_to = local.release_remote(home), environment(dataset, repo)
+        facts = {"store": local.store_url(home), "release_remote": remote, "environment": released_to}
         # Whether releases can be read is better known before training; which is the one to beat is read after it.
-        current = read_release(remote, environment, sections["find_champion"]["branch"])
+        current = read_release(remote, released_to, sections["find_champion"]["branch"])
         name = sections["export_model"]["model_name"]
-        check_name(environment, current, name, replace=sections["release_model"]["replace"])
+        check_name(released_to, current, name, replace=sections["release_model"]["replace"])
         finished = run_locally(
             home, sections, facts, fresh=fresh, verbose=verbose, image=image, light_image=light_image
         )
@@ -188,10 +188,12 @@ def run(
                 f"Figures and pictures: {output / 'evaluation.html'}"
             )
         typer.echo("serve")
-        _serve_and_draw(home, remote, environment, output / "samples.png")
+        _serve_and_draw(home, remote, released_to, output / "samples.png")
         typer.echo(f"\ndone in {time.monotonic() - started:.0f} s; look at")
         for name, what in _PRODUCTS.items():
             typer.echo(f"  {(output / name)!s:<24} {what}")
+        if released_to != local.environment():
+            typer.echo(f"Released to environment {released_to}: TROIKA_ENVIRONMENT={released_to} troika serve")
 
 
 _PRODUCTS = {
