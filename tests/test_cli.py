@@ -14,7 +14,7 @@ from quick import REPOSITORY, plain_environment
 from typer.testing import CliRunner
 
 from components.step import LIGHT
-from troika.cli import _EXTRAS, _label, app
+from troika.cli import _EXTRAS, _label, _scale, app
 from troika.cli_data import BUILT_IN
 from troika.releases.pointer import ensure_local_remote, release
 from troika.releases.store import PublishedModel
@@ -307,3 +307,8 @@ def test_a_class_on_the_command_line_is_a_name_first(
     classes: tuple[str, ...], text: str | None, expected: int | str | None
 ) -> None:
     assert _label(classes, text) == expected
+
+
+@pytest.mark.parametrize(("side", "expected"), [(8, 6), (28, 2), (32, 2), (48, 1), (64, 1), (256, 1)])
+def test_small_images_are_enlarged_in_a_picture(side: int, expected: int) -> None:
+    assert _scale(side) == expected

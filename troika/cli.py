@@ -1,6 +1,7 @@
 """The `troika` command: the outermost layer. Each command imports what it needs when it is called."""
 # ruff: noqa: PLC0415
 
+import math
 import re
 import shutil
 import time
@@ -416,11 +417,16 @@ def _label(classes: tuple[str, ...], text: str | None) -> int | str | None:
     return int(text) if re.fullmatch(r"-?\d+", text, re.ASCII) else text
 
 
+def _scale(side: int) -> int:
+    """Return by how much images of `side` pixels are enlarged in a picture: to 48 pixels at least."""
+    return math.ceil(48 / side)
+
+
 def _draw(client: Any, count: int, seed: int, label: str | None, columns: int, out: Path) -> str:
     from troika.pictures import grid, save_png
 
     made = client.generate(count, seed=seed, labels=_label(client.model.classes, label))
-    save_png(grid(made.images, columns=columns, scale=max(1, 48 // made.images.shape[1])), out)
+    save_png(grid(made.images, columns=columns, scale=_scale(made.images.shape[1])), out)
     digest: str = made.model_digest
     return digest
 

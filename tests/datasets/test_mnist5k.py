@@ -89,6 +89,11 @@ def test_sets_that_are_built_in_come_out_of_no_repository() -> None:
             prepare_params(source=name, path="", dvc={"repo": "somewhere", "rev": "v1"})
 
 
+def test_a_path_that_is_not_there_names_the_sets_that_need_none(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"mnist does not exist; .* \(built-in sets, .*: digits, mnist5k\)"):
+        open_source(prepare_params(source="auto", path=f"{tmp_path}/mnist"))
+
+
 def test_a_name_means_the_built_in_set_unless_something_is_called_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,7 +57,10 @@ def _kind_at(text: str) -> str:
     if path.is_dir():
         return "idx" if find_idx(path) else "folder"
     if not path.exists():
-        raise DatasetError(f"{path} does not exist; path must name a folder, a .npz file or an IDX file")
+        raise DatasetError(
+            f"{path} does not exist; path must name a folder, a .npz file or an IDX file "
+            f"(built-in sets, which have no path: {', '.join(BUILT_IN)})"
+        )
     if path.suffix.casefold() == ".npz":
         return "npz"
     if not path.is_file():
