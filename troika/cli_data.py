@@ -38,7 +38,7 @@ class BuiltIn(NamedTuple):
 
 BUILT_IN = {
     "digits": BuiltIn("local", {}),
-    "mnist5k": BuiltIn("mnist5k", {"train.steps": 1200, "export_model.model_name": "mnist5k"}),
+    "mnist5k": BuiltIn("mnist5k", {"train.steps": 1600, "export_model.model_name": "mnist5k"}),
 }
 
 
