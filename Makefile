@@ -23,7 +23,7 @@ help: ## List the targets
 
 install: $(READY) ## Make the virtual environment (other targets do so by themselves)
 
-# DATASET: a folder of IDX files or of images, or a .npz file; with REPO and REV, the path in a DVC-tracked repository.
+# DATASET: a folder of IDX files or of images, or a .npz file, or digits (the default) or mnist5k, which are built in; with REPO and REV, the path in a DVC-tracked repository.
 run: $(READY) ## The whole job: data, a judged GAN, a release, images. DATASET=path MODEL=name [REPO=url REV=tag PREVIOUS=tag] FRAMEWORK=tensorflow PRESET=article
 	@troika run $(if $(FRAMEWORK),--framework "$(FRAMEWORK)") $(if $(PRESET),--preset "$(PRESET)") $(if $(DATASET),--dataset "$(DATASET)") $(if $(REPO),--repo "$(REPO)") $(if $(REV),--rev "$(REV)") $(if $(PREVIOUS),--previous "$(PREVIOUS)") $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 

@@ -21,7 +21,7 @@ from troika.datasets.dvc_source import fetch, resolve
 from troika.datasets.preparation import SplitParams, prepare
 from troika.datasets.problems import Findings
 from troika.datasets.report import write_report
-from troika.datasets.sources import open_source
+from troika.datasets.sources import BUILT_IN, open_source
 from troika.datasets.sources.idx import labels_beside
 from troika.datasets.sources.settings import SourceParams
 from troika.datasets.sources.source import ImageSource, check_path, sayable
@@ -41,8 +41,10 @@ class PrepareDataParams(SourceParams, SplitParams):
     def _leave_some_for_training(self) -> "PrepareDataParams":
         if self.validation_share + self.test_share > 0.8:
             raise ValueError("validation_share + test_share must leave at least 0.2 for training")
-        if self.dvc.repo and self.source == "digits":
-            raise ValueError("dvc.repo is set, but source is digits, which are built in; set source to auto")
+        if self.dvc.repo and self.source in BUILT_IN:
+            raise ValueError(
+                f"dvc.repo is set, but {self.source} is a source that is built in; set source to auto"
+            )
         return self
 
 

@@ -94,7 +94,7 @@ def train_and_release(
             store: URL of the model store, such as s3://models or file:///var/models.
             release_remote: Git repository whose release.yaml the serving cluster follows.
             environment: Overlay to release to, such as staging.
-            source: Where images come from: digits (built in), idx, folder or npz; auto looks at data_path.
+            source: Where images come from: digits, mnist5k (built in), idx, folder, npz; auto looks at data_path.
             data_path: File or folder with the images, as pods see it; with dvc_repo, the path inside it.
             dvc_repo: URL of a DVC-tracked Git repository; empty, the images lie in a mounted volume.
             dvc_rev: Tag, branch or commit of dvc_repo.

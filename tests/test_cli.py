@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -13,7 +14,8 @@ from quick import REPOSITORY, plain_environment
 from typer.testing import CliRunner
 
 from components.step import LIGHT
-from troika.cli import _EXTRAS, _label, app
+from troika.cli import _EXTRAS, _label, _scale, app
+from troika.cli_data import BUILT_IN
 from troika.releases.pointer import ensure_local_remote, release
 from troika.releases.store import PublishedModel
 
@@ -107,6 +109,21 @@ def test_a_dry_run_reads_the_data_says_what_training_needs_and_leaves_nothing(tm
     assert (status, "--dry-run: looks at this machine" in output) == (1, True)
 
 
+def test_a_built_in_set_has_its_own_steps_name_and_environment(tmp_path: Path) -> None:
+    status, output = troika("run", "--dry-run", "--dataset", "mnist5k")
+    assert status == 0, output
+    first, _, rest = output.partition("\n")
+    assert re.match(r"\d+ train, \d+ validation, \d+ test; 0 refused; 10 classes, \(28, 28, 1\) pixels", first)
+    assert yaml.safe_load(rest)["train"]["steps"] == BUILT_IN["mnist5k"].changes["train.steps"]
+
+    remote = ensure_local_remote(tmp_path / "releases.git")
+    for number, environment in enumerate(("local", "mnist5k")):
+        other = PublishedModel(f"other{number}", "sha256:" + "a" * 64, "file:///store", created=True)
+        release(remote, environment, other, "0" * 64)
+    status, output = troika("run", "--home", tmp_path, "--output", tmp_path / "output", "--dataset", "mnist5k")
+    assert (status, "mnist5k serves other1, and a release of mnist5k would" in output) == (1, True)
+
+
 @pytest.mark.parametrize("option", ["--home", "--output"])
 def test_a_folder_that_cannot_be_written_is_named_before_any_work(tmp_path: Path, option: str) -> None:
     (tmp_path / "file").write_text("not a folder")
@@ -197,8 +214,11 @@ def test_a_run_that_would_replace_another_model_ends_before_any_work(tmp_path: P
 def test_serve_says_when_nothing_has_been_released(tmp_path: Path) -> None:
     status, output = troika("serve", "--home", tmp_path)
     assert status == 1
-    assert "nothing has been released to local" in output
-    assert "troika run" in output
+    assert "nothing has been released to local; `troika run` does so\n" in output
+    elsewhere = PublishedModel("mnist5k", "sha256:" + "a" * 64, "file:///store", created=True)
+    release(tmp_path / "releases.git", "mnist5k", elsewhere, "0" * 64)
+    status, output = troika("serve", "--home", tmp_path)
+    assert (status, "elsewhere set TROIKA_ENVIRONMENT to one of: mnist5k" in output) == (1, True)
 
 
 def test_generate_says_how_to_start_a_server(tmp_path: Path) -> None:
@@ -287,3 +307,8 @@ def test_a_class_on_the_command_line_is_a_name_first(
     classes: tuple[str, ...], text: str | None, expected: int | str | None
 ) -> None:
     assert _label(classes, text) == expected
+
+
+@pytest.mark.parametrize(("side", "expected"), [(8, 6), (28, 2), (32, 2), (48, 1), (64, 1), (256, 1)])
+def test_small_images_are_enlarged_in_a_picture(side: int, expected: int) -> None:
+    assert _scale(side) == expected

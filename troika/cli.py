@@ -1,6 +1,7 @@
 """The `troika` command: the outermost layer. Each command imports what it needs when it is called."""
 # ruff: noqa: PLC0415
 
+import math
 import re
 import shutil
 import time
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from troika import __version__, cli_kubeflow, cli_monitor, cli_releases
-from troika.cli_data import DatasetPath, ModelName, Previous, Repo, Rev, data_changes, set_version
+from troika.cli_data import DatasetPath, ModelName, Previous, Repo, Rev, data_changes, environment, set_version
 from troika.cli_parameters import PARAMS, Changes, ParamsFile, read_parameters
 from troika.errors import TroikaError, install_hint
 
@@ -168,12 +169,12 @@ def run(
         check_writable(output, "--output")
         for product in _PRODUCTS:
             (output / product).unlink(missing_ok=True)
-        remote, environment = local.release_remote(home), local.environment()
-        facts = {"store": local.store_url(home), "release_remote": remote, "environment": environment}
+        remote, released_to = local.release_remote(home), environment(dataset, repo)
+        facts = {"store": local.store_url(home), "release_remote": remote, "environment": released_to}
         # Whether releases can be read is better known before training; which is the one to beat is read after it.
-        current = read_release(remote, environment, sections["find_champion"]["branch"])
+        current = read_release(remote, released_to, sections["find_champion"]["branch"])
         name = sections["export_model"]["model_name"]
-        check_name(environment, current, name, replace=sections["release_model"]["replace"])
+        check_name(released_to, current, name, replace=sections["release_model"]["replace"])
         finished = run_locally(
             home, sections, facts, fresh=fresh, verbose=verbose, image=image, light_image=light_image
         )
@@ -188,10 +189,12 @@ def run(
                 f"Figures and pictures: {output / 'evaluation.html'}"
             )
         typer.echo("serve")
-        _serve_and_draw(home, remote, environment, output / "samples.png")
+        _serve_and_draw(home, remote, released_to, output / "samples.png")
         typer.echo(f"\ndone in {time.monotonic() - started:.0f} s; look at")
         for name, what in _PRODUCTS.items():
             typer.echo(f"  {(output / name)!s:<24} {what}")
+        if released_to != local.environment():
+            typer.echo(f"Released to environment {released_to}: TROIKA_ENVIRONMENT={released_to} troika serve")
 
 
 _PRODUCTS = {
@@ -414,11 +417,16 @@ def _label(classes: tuple[str, ...], text: str | None) -> int | str | None:
     return int(text) if re.fullmatch(r"-?\d+", text, re.ASCII) else text
 
 
+def _scale(side: int) -> int:
+    """Return by how much images of `side` pixels are enlarged in a picture: to 48 pixels at least."""
+    return math.ceil(48 / side)
+
+
 def _draw(client: Any, count: int, seed: int, label: str | None, columns: int, out: Path) -> str:
     from troika.pictures import grid, save_png
 
     made = client.generate(count, seed=seed, labels=_label(client.model.classes, label))
-    save_png(grid(made.images, columns=columns, scale=max(1, 48 // made.images.shape[1])), out)
+    save_png(grid(made.images, columns=columns, scale=_scale(made.images.shape[1])), out)
     digest: str = made.model_digest
     return digest
 

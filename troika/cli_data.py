@@ -6,7 +6,7 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -14,7 +14,10 @@ from troika.errors import ParameterError
 
 DatasetPath = Annotated[
     str | None,
-    typer.Option("--dataset", help="IDX files, a folder of images, or .npz; with --repo, the path inside it."),
+    typer.Option(
+        "--dataset",
+        help="IDX files, a folder of images, .npz, or built in: digits, mnist5k; with --repo, the path inside it.",
+    ),
 ]
 Repo = Annotated[str | None, typer.Option(help="DVC-tracked Git repository, URL or folder, that holds --dataset.")]
 Rev = Annotated[str | None, typer.Option(help="Tag, branch or commit of --repo.")]
@@ -22,6 +25,36 @@ Previous = Annotated[
     str | None, typer.Option(help="Compare the data with: another revision of --repo, or a dataset folder.")
 ]
 ModelName = Annotated[str | None, typer.Option("--model", help="Name under which Triton serves the model.")]
+
+
+class BuiltIn(NamedTuple):
+    """What `--dataset NAME` changes besides `prepare_data.source`."""
+
+    environment: str
+    """Where it is released, unless TROIKA_ENVIRONMENT says: an environment serves one model."""
+    changes: dict[str, Any]
+    """To params.yaml; options and --set come after them."""
+
+
+BUILT_IN = {
+    "digits": BuiltIn("local", {}),
+    "mnist5k": BuiltIn("mnist5k", {"train.steps": 1600, "export_model.model_name": "mnist5k"}),
+}
+
+
+def built_in(dataset: str | None, repo: str | None) -> str | None:
+    """Return the name of the built-in set that the options mean; a file or folder of that name comes first."""
+    if dataset is None or dataset not in BUILT_IN or repo or os.path.lexists(dataset):
+        return None
+    return dataset
+
+
+def environment(dataset: str | None, repo: str | None) -> str:
+    """Return `TROIKA_ENVIRONMENT`, or `local`, or the environment that a built-in set has of its own."""
+    from troika.releases import local
+
+    name = built_in(dataset, repo)
+    return local.environment(BUILT_IN[name].environment) if name else local.environment()
 
 
 def data_changes(
@@ -40,8 +73,13 @@ def data_changes(
         raise ParameterError("--rev: give --repo, the DVC-tracked Git repository that it is a revision of, too")
     if dataset and not repo and "://" in dataset:
         raise ParameterError(f"--dataset: {dataset} is a URL; fetch what it leads to, and give the path of that")
-    values: dict[str, str] = {}
-    if dataset:
+    values: dict[str, Any] = {}
+    if name := built_in(dataset, repo):
+        values["prepare_data.source"] = name
+        values |= BUILT_IN[name].changes
+    elif dataset:
+        if dataset in BUILT_IN and not repo:
+            typer.echo(f"{dataset}: what lies here under that name is read, not the built-in set")
         values["prepare_data.source"] = "auto"
         values["prepare_data.path"] = dataset if repo else str(Path(dataset).absolute())
     if repo and rev:

@@ -12,6 +12,7 @@ from PIL import Image
 from tiny_steps import step_function, tiny_params
 
 from troika.datasets.contract import Dataset, DatasetInfo
+from troika.datasets.sources import open_source
 from troika.releases.bundle import Bundle
 
 
@@ -70,3 +71,13 @@ def test_a_folder_of_images_made_of_mnist_is_the_same_dataset(mnist: Path, tmp_p
         run(tmp_path / "files", tmp_path / "a").content_hash
         == run(tmp_path / "same.npz", tmp_path / "b").content_hash
     )
+
+
+def test_the_built_in_5000_are_of_mnists_training_images(mnist: Path) -> None:
+    with gzip.open(mnist / "train-images-idx3-ubyte.gz") as file:
+        rows = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28 * 28)
+    with gzip.open(mnist / "train-labels-idx1-ubyte.gz") as file:
+        known = {row.tobytes(): label for row, label in zip(rows, file.read()[8:], strict=True)}
+    source = open_source(tiny_params("prepare_data", source="mnist5k", path=""))
+    for block in source.blocks(Path()):
+        assert [known.get(image.tobytes()) for image in block.images] == block.labels.tolist()

@@ -160,7 +160,7 @@ def test_errors_reach_the_command_line_as_one_message(tmp_path: Path) -> None:
     params = ("--params", write_params(tmp_path))
     assert run_quietly("prepare_data", *paths, *params, "--set", "source=cifar") == (
         1,
-        "error: source: there is no 'cifar'; available: auto, digits, folder, idx, npz\n",
+        "error: source: there is no 'cifar'; available: auto, digits, folder, idx, mnist5k, npz\n",
     )
     code, text = run_quietly("prepare_data", *paths, *params)
     assert code == 0

@@ -45,7 +45,8 @@ def test_the_digits_are_what_is_known_of_them() -> None:
     ("path", "source", "words"),
     [
         ("some.npz", "digits", r"^path: .* leave path empty"),
-        ("", "cifar", r"^source: there is no 'cifar'; available: auto, digits, folder, idx, npz$"),
+        ("some.npz", "mnist5k", r"^path: .* leave path empty"),
+        ("", "cifar", r"^source: there is no 'cifar'; available: auto, digits, folder, idx, mnist5k, npz$"),
         ("", "auto", r"^path: source auto needs the path"),
         ("", "idx", r"^path: source idx needs a folder"),
         ("", "folder", r"^path: source folder needs the path"),
@@ -71,7 +72,7 @@ def test_auto_sees_what_lies_there(tmp_path: Path) -> None:
     assert opened(tmp_path / "idx").origin.kind == "idx"
     assert opened(tmp_path / "idx" / "train-images-idx3-ubyte").origin.kind == "idx"
     assert opened(tmp_path / "folder").origin.kind == "folder"
-    assert set(SOURCES) == {"digits", "folder", "idx", "npz"}
+    assert set(SOURCES) == {"digits", "folder", "idx", "mnist5k", "npz"}
 
 
 # npz

@@ -39,7 +39,7 @@ class Origin(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
-    """The source: digits, idx, folder, npz."""
+    """The source: digits, mnist5k, idx, folder, npz."""
     path: str = ""
     """Name of the file or folder; inside a DVC repository, the path in it."""
     repo: str | None = None

@@ -25,9 +25,9 @@ def release_remote(home: Path | None = None) -> str:
     return given or str(ensure_local_remote((home or home_folder()).resolve() / "releases.git"))
 
 
-def environment() -> str:
-    """`TROIKA_ENVIRONMENT`, or `local`: the overlay whose release.yaml is written or followed."""
-    return os.environ.get("TROIKA_ENVIRONMENT") or "local"
+def environment(default: str = "local") -> str:
+    """`TROIKA_ENVIRONMENT`, or `default`: the overlay whose release.yaml is written or followed."""
+    return os.environ.get("TROIKA_ENVIRONMENT") or default
 
 
 def signing_key() -> Path | None:

@@ -27,7 +27,7 @@ from troika.folders import write_atomic
 from troika.releases.bundle import Bundle
 from troika.releases.keys import check_admin_key
 from troika.releases.manifest import MANIFEST
-from troika.releases.pointer import read_release
+from troika.releases.pointer import read_environments, read_release
 from troika.releases.store import fetch
 from troika.releases.triton_config import BACKENDS
 from troika.serving.front import Front, find_haproxy
@@ -355,7 +355,9 @@ def serve_release(
     """
     current = read_release(remote, environment, branch)
     if current is None:
-        raise ReleaseError(f"nothing has been released to {environment}; `troika run` does so")
+        others = ", ".join(read_environments(remote, branch))
+        hint = f"; for what is released elsewhere set TROIKA_ENVIRONMENT to one of: {others}" if others else ""
+        raise ReleaseError(f"nothing has been released to {environment}; `troika run` does so{hint}")
     folder = cache.absolute() / current.model / current.digest.replace(":", "-")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):

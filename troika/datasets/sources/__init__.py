@@ -6,6 +6,7 @@ from pathlib import Path
 from troika.datasets.sources.digits import open_digits
 from troika.datasets.sources.folder import open_folder
 from troika.datasets.sources.idx import find_idx, open_idx
+from troika.datasets.sources.mnist5k import open_mnist5k
 from troika.datasets.sources.npz import open_npz
 from troika.datasets.sources.settings import SourceParams
 from troika.datasets.sources.source import ImageSource, check_path
@@ -15,8 +16,13 @@ SOURCES: dict[str, Callable[[SourceParams], ImageSource]] = {
     "digits": open_digits,
     "folder": open_folder,
     "idx": open_idx,
+    "mnist5k": open_mnist5k,
     "npz": open_npz,
 }
+
+
+BUILT_IN = ("digits", "mnist5k")
+"""Sources that come with a package, and have no path."""
 
 
 def open_source(params: SourceParams) -> ImageSource:
@@ -44,12 +50,17 @@ def open_source(params: SourceParams) -> ImageSource:
 
 def _kind_at(text: str) -> str:
     if not text:
-        raise ParameterError("path: source auto needs the path of a file or folder; or set source to digits")
+        raise ParameterError(
+            f"path: source auto needs the path of a file or folder; or set source to {' or '.join(BUILT_IN)}"
+        )
     path = Path(text)
     if path.is_dir():
         return "idx" if find_idx(path) else "folder"
     if not path.exists():
-        raise DatasetError(f"{path} does not exist; path must name a folder, a .npz file or an IDX file")
+        raise DatasetError(
+            f"{path} does not exist; path must name a folder, a .npz file or an IDX file "
+            f"(built-in sets, which have no path: {', '.join(BUILT_IN)})"
+        )
     if path.suffix.casefold() == ".npz":
         return "npz"
     if not path.is_file():
