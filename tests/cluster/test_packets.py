@@ -81,6 +81,7 @@ class World:
         (dns,) = self.kubectl.list("pods", "kube-system", "k8s-app=kube-dns")[:1]
         api = self.kubectl.get("service", "kubernetes", "default")["spec"]["clusterIP"]
         self.addresses |= {"dns": dns["status"]["podIP"], "cluster-api": api}
+        self._listeners: list[str] = []
         if self.cluster.machine is not None:
             self._start_outside()
 
@@ -95,9 +96,17 @@ class World:
             number = port.split("/")[0]
             listen = ("busybox", "nc", "-ll", "-p", number, "-e", "/bin/true")
             machine.start(f"outside-{number}", *listen, network="outside")
+            self._listeners.append(f"outside-{number}")
             if number != "6443":  # the API server's own
                 machine.start(f"node-{number}", *listen)
+                self._listeners.append(f"node-{number}")
         self.addresses |= {**OUTSIDE, "cluster-api-node": "172.18.0.2"}
+
+    def close(self) -> None:
+        """Stop what listens outside of pods: other tests start programs of their own on these ports."""
+        for name in self._listeners:
+            assert self.cluster.machine is not None
+            self.cluster.machine.stop(name)
 
     def ports(self, actor: network.Actor) -> list[str]:
         """Return the ports that an actor is asked on: its own and one more, or, where none is known, all."""
@@ -145,7 +154,9 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(cluster: Cluster, renders: dict[str, list[Object]]) -> Iterator[World]:
-    yield World(cluster, renders)
+    made = World(cluster, renders)
+    yield made
+    made.close()
     kubectl = cluster.kubectl
     remove_namespaces(kubectl, [n["metadata"]["name"] for n in kubectl.list("namespaces", selector="") if ours(n)])
     for namespace in ("default", "shop", "kubeflow", "monitoring"):
