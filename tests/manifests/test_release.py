@@ -84,7 +84,8 @@ def test_a_release_and_its_revert(deployments: Deployments) -> None:
     assert strings(the(things, "AnalysisTemplate", "smoke")).count(first.digest) == 2
     assert not [t for t in things if t["kind"] == "ConfigMap" and t["metadata"]["name"] == "model-release"]
 
-    second, commit, _ = release(deployments.remote, "production", published("b", model="letters"), VERDICT)
+    letters = published("b", model="letters")
+    second, commit, _ = release(deployments.remote, "production", letters, VERDICT, replace=True)
     with_b = deployments.rendered("production")
     different = [(a, b) for a, b in zip(with_a.splitlines(), with_b.splitlines(), strict=True) if a != b]
     assert all(any(word in b for word in (second.digest, "letters", '"2"')) for _, b in different), different
