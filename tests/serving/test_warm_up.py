@@ -17,6 +17,21 @@ from tritonclient.grpc import model_config_pb2
 from troika.releases.bundle import Bundle
 
 
+class FakeMetricFamily:
+    """The part of Triton's own that a model asks for before it is ready."""
+
+    COUNTER = "counter"
+
+    def __init__(self, name: str, description: str, kind: str) -> None:
+        assert (name, kind) == ("troika_model_refused_total", self.COUNTER)
+
+    def Metric(self, labels: dict[str, str]) -> SimpleNamespace:  # noqa: N802 - Triton's name
+        return SimpleNamespace(labels=labels)
+
+
+FAKE_TRITON = SimpleNamespace(MetricFamily=FakeMetricFamily)  # with nothing to ask another model by
+
+
 def test_the_largest_batch_has_run_before_anybody_asks(
     conditional_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -29,7 +44,7 @@ def test_the_largest_batch_has_run_before_anybody_asks(
         return images
 
     monkeypatch.setattr(onnxruntime.InferenceSession, "run", count)
-    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", FAKE_TRITON)
     (folder,) = (conditional_bundle.folder / "model_repository").iterdir()
     config = read_config(folder / "config.pbtxt")
     fake_initialize(folder, config)
@@ -42,7 +57,7 @@ def test_the_largest_batch_has_run_before_anybody_asks(
 def test_another_model_is_not_asked_before_triton_is_ready(
     conditional_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", SimpleNamespace())  # nothing to ask by
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", FAKE_TRITON)
     (folder,) = (conditional_bundle.folder / "model_repository").iterdir()
     config = read_config(folder / "configs" / "onnxruntime.pbtxt")
     assert "graph_model" in config["parameters"]
