@@ -202,11 +202,11 @@ def test_a_store_that_cannot_be_written_is_named(bundle: Bundle, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://", "s3://key:secret@bucket", "gs:///models", "http://host/x", "file://host/models"]
+    "url", ["s3://", r"s3://\*\*\*@bucket", "gs:///models", "http://host/x", "file://host/models"]
 )
 def test_a_store_that_cannot_be_is_refused_by_name(bundle: Bundle, url: str) -> None:
     with pytest.raises(StoreError, match=url):
-        publish(bundle, promote(bundle), url)
+        publish(bundle, promote(bundle), url.replace(r"\*\*\*", "key:secret"))
 
 
 def test_paths_and_file_urls_mean_the_same_folder(tmp_path: Path) -> None:

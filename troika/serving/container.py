@@ -76,15 +76,15 @@ def main(
     """Serve one model release over HTTP and gRPC."""
     try:
         key = verify_key_of(verify_key)
-        _check_version(find_installation(tritonserver).version or OLDEST_SAFE, allow_old_triton)
-        if store is not None:
-            if model is None:
-                raise ParameterError("TROIKA_MODEL must name the model, since TROIKA_STORE is given")
-            fetch_model(store, model, digest, target, key)
-        elif key is not None:
+        if store is not None and model is None:
+            raise ParameterError("TROIKA_MODEL must name the model, since TROIKA_STORE is given")
+        if store is None and key is not None:
             raise ParameterError(
                 "TROIKA_VERIFY_KEY needs TROIKA_STORE: a signature is in the store, not in the bundle"
             )
+        _check_version(find_installation(tritonserver).version or OLDEST_SAFE, allow_old_triton)
+        if store is not None and model is not None:
+            fetch_model(store, model, digest, target, key)
         bundle = Bundle.open(target, digest)
         print(f"{bundle.model} {bundle.digest}: every byte is as it was published", flush=True)
         server = TritonServer(
