@@ -124,7 +124,9 @@ def spoil_code(folder: Path) -> str:
 
 def lie_about_digest(folder: Path) -> str:
     path = folder / "model_repository" / "tiny" / "1" / "model.py"
-    path.write_text(path.read_text().replace('f"sha256:{hash', 'f"sha256:0{hash'))
+    text = path.read_text()
+    assert "np.frombuffer(digest, " in text
+    path.write_text(text.replace("np.frombuffer(digest, ", "np.frombuffer(digest[::-1], "))
     return "Triton says that it serves"
 
 

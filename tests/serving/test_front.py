@@ -222,6 +222,8 @@ def test_a_second_ctrl_c_ends_a_front_that_hangs(server: TritonServer, tmp_path:
     behind = (state.http_port, state.grpc_port, state.metrics_port)
     front = Front(ports, "127.0.0.1", behind, 120, tmp_path / "log")
     haproxy = psutil.Process(front.pid)
+    # A shell that starts the tests in the background has them ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         wait_until(lambda: answer(ports[2], "/front/live") is not None)
         haproxy.suspend()
@@ -231,5 +233,6 @@ def test_a_second_ctrl_c_ends_a_front_that_hangs(server: TritonServer, tmp_path:
             front.close()
         wait_until(lambda: not haproxy.is_running() or haproxy.status() == psutil.STATUS_ZOMBIE)
     finally:
+        signal.signal(signal.SIGINT, before)
         if haproxy.is_running():
             haproxy.kill()
