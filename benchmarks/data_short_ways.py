@@ -1,4 +1,4 @@
-"""Whether a decoder beside Pillow makes `prepare_data` faster: the whole step with it and without it.
+"""Measure how much faster a decoder beside Pillow makes `prepare_data`: the whole step with and without it.
 
 Each contender takes the place of one format's last stage, after the container has been checked. All is done by
 one process on one core, as worker processes would import the module anew. Packages that are not installed

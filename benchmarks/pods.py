@@ -1,4 +1,4 @@
-"""How many pods a run on Kubeflow starts, and what their images weigh, with one image for all steps and with two.
+"""Count the pods that a run on Kubeflow starts and weigh their images, with one image for all steps and with two.
 
 Reads the compiled package, as Kubeflow does: a driver for each task, for each part of the graph that has a
 condition, and for the whole; and a pod that does the work for each task that is not in the cache. Images are
@@ -27,7 +27,7 @@ from pipelines.compile import compile_pipeline
 
 
 class Pods(NamedTuple):
-    """What one run of a package starts."""
+    """Pods and images that one run of a package starts."""
 
     drivers: int
     """Small pods of Kubeflow's own, one before each task and each graph."""

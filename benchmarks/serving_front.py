@@ -1,4 +1,4 @@
-"""What the front costs: the same Triton asked by its own port and by the front's, in turns.
+"""Measure what the front costs: ask the same Triton by its own port and by the front's, in turns.
 
 Processor time is that of Triton and of HAProxy together. Over HTTP with binary bodies, by wrk; seeds never repeat.
 """

@@ -25,7 +25,7 @@ class ReleaseModelParams(Params):
     branch: str
     attempts: int = Field(ge=1)
     replace: bool
-    """Whether the model may take the place of one of another name."""
+    """True lets the model take the place of one with another name."""
     golden_test: bool
     """Load the model with a real Triton first, and compare its answers with the golden ones."""
 

@@ -17,7 +17,7 @@ class Field(NamedTuple):
     kind: str
     """As a compiled package names it."""
     path: tuple[str, ...] = ()
-    """Where its value stands in params.yaml; empty: it does not stand there."""
+    """Path of its value in params.yaml; empty if it has none there."""
 
 
 _TEXT, _WHOLE, _NUMBER, _GROUP = "STRING", "NUMBER_INTEGER", "NUMBER_DOUBLE", "STRUCT"

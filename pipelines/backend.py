@@ -1,4 +1,4 @@
-"""What the package asks of the Kubeflow Pipelines that runs it: features, and the first version that has each.
+"""List the features that a package needs of Kubeflow Pipelines, and the first version that has each.
 
 The versions are those of the backend (its releases' notes and sources), not of the SDK. A feature that a compiled
 package uses and that is not in this table is an error, so that a new one cannot be used without its minimum.

@@ -38,11 +38,11 @@ class KubeflowError(TroikaError):
     def __init__(self, message: str, *, status: int = 0, transient: bool = False, foreign: bool = False) -> None:
         super().__init__(message)
         self.foreign = foreign
-        """Whether something else answered, such as the login page that an expired token leads to."""
+        """Return whether something else answered, such as the login page that an expired token leads to."""
         self.status = status
         """Of the HTTP answer; 0: there was none that could be understood."""
         self.transient = transient
-        """Whether the same request may succeed some minutes later."""
+        """Return whether the same request may succeed some minutes later."""
 
 
 class LostSightError(KubeflowError):

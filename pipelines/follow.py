@@ -105,7 +105,7 @@ def retry_lost(connection: Connection, run: Any, retries: Mapping[str, int] | No
 
 
 class _Follower:
-    """What is known of one run while it is followed."""
+    """State of one run while it is followed."""
 
     def __init__(
         self, connection: Connection, run_id: str, say: Say, link: str, retries: Mapping[str, int] | None
@@ -299,7 +299,7 @@ def _lost(tasks: RunTasks, retries: Mapping[str, int] | None, workloads: Workloa
 
 
 def _ask_retries(connection: Connection, run: Any) -> dict[str, int] | None:
-    """How often the run's package lets tasks be tried again; None where the API server does not show it."""
+    """Return how often the package lets tasks be tried again; None where the API server does not show it."""
     reference = run.pipeline_version_reference
     if reference is None or not reference.pipeline_version_id:
         return None

@@ -229,7 +229,7 @@ def _kept(kubeflow: Kubeflow, experiment_id: str) -> dict[str, list[Any]]:
 
 
 def _enabled(found: Any) -> bool:
-    """Whether a recurring run that is there starts runs; whoever uses Kubeflow's pages may have changed that."""
+    """Return whether an existing recurring run starts runs; a person may have paused it on Kubeflow's pages."""
     return str(found.mode or found.status) in {"ENABLE", "ENABLED"}
 
 
